@@ -1,0 +1,4 @@
+// Command afloat-agent is the small daemon on each host.
+package main
+
+func main() {}

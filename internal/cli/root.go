@@ -1,0 +1,88 @@
+// Package cli is the command line of afloat: one file per subcommand, each a
+// thin layer over the packages that do the work. Hints for people live here.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Version is what `afloat version` prints; the Makefile sets it at link time.
+var Version = "dev"
+
+// Main runs afloat with the process's arguments and returns its exit code.
+func Main() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return run(ctx, New(), os.Stderr)
+}
+
+// New returns the whole command tree.
+func New() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "afloat",
+		Short:         "Keep a fleet of Linux hosts patched without taking its services down",
+		Version:       Version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddGroup(
+		&cobra.Group{ID: "build", Title: "From a patch to a bundle:"},
+		&cobra.Group{ID: "fleet", Title: "The fleet and its rollouts:"},
+		&cobra.Group{ID: "run", Title: "Running afloat:"},
+	)
+	for _, add := range commands() {
+		root.AddCommand(add)
+	}
+	return root
+}
+
+// commands lists every subcommand; to add one, write its file and name it here.
+func commands() []*cobra.Command {
+	return []*cobra.Command{}
+}
+
+// exitError carries an exit code other than 1 to Main.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e *exitError) Error() string { return e.err.Error() }
+func (e *exitError) Unwrap() error { return e.err }
+
+// hintError adds what the person can do next.
+type hintError struct {
+	err  error
+	hint string
+}
+
+func (e *hintError) Error() string { return e.err.Error() }
+func (e *hintError) Unwrap() error { return e.err }
+
+// withHint returns err with a hint that is printed below it.
+func withHint(err error, format string, args ...any) error {
+	return &hintError{err: err, hint: fmt.Sprintf(format, args...)}
+}
+
+func run(ctx context.Context, root *cobra.Command, stderr io.Writer) int {
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "afloat: %v\n", err)
+	if h, ok := errors.AsType[*hintError](err); ok {
+		fmt.Fprintf(stderr, "hint: %s\n", h.hint)
+	}
+	if e, ok := errors.AsType[*exitError](err); ok {
+		return e.code
+	}
+	return 1
+}
