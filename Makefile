@@ -2,11 +2,48 @@
 SHELL := /bin/bash
 GO ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS := -s -w -X afloat/internal/cli.Version=$(VERSION)
+LDFLAGS := -s -w -X afloat/internal/cli.Version=$(VERSION) -X afloat/internal/agent.Version=$(VERSION)
+FUZZTIME ?= 30s
+
+.PHONY: help
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install the Debian packages that are missing (says which)
+	@scripts/setup
 
 .PHONY: build
-build: ## bin/afloat and bin/afloat-agent
+build: ## bin/afloat, bin/afloat-agent and the lab's guest helper
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/lab-guest ./internal/lab/guest
+
+.PHONY: demo
+demo: setup build ## the main job on real kernels: a fix under traffic, then a bad one that stops itself
+	bin/afloat lab demo $(if $(AFLOAT_KERNEL),--kernel $(AFLOAT_KERNEL))
+
+.PHONY: test
+test: setup build ## every test that fits 25 minutes
+	$(GO) test -race -shuffle=on -timeout 24m ./...
+
+.PHONY: check
+check: ## what a change must pass before it is committed, quick tests only
+	@test -z "$$(gofmt -l cmd internal)" || { gofmt -l cmd internal; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	$(GO) fix -diff ./...
+	$(GO) test -race -shuffle=on -short ./...
+
+.PHONY: bench
+bench: setup build ## one line per figure: bench NAME VALUE UNIT
+	bin/afloat lab bench
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (default 30s)
+	@set -e; for f in $$(grep -rl --include='*_test.go' '^func Fuzz' internal); do \
+	  for t in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9]*\)(.*/\1/p' $$f); do \
+	    echo "fuzz $$(dirname $$f) $$t"; $(GO) test ./$$(dirname $$f) -run '^$$' -fuzz "^$$t$$" -fuzztime $(FUZZTIME); \
+	  done; done
 
 .PHONY: clean
 clean: ## remove what was built (the kit cache stays)
