@@ -1,0 +1,146 @@
+package kernel
+
+import (
+	"bytes"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+)
+
+// Module is what a shipped .ko says about itself.
+type Module struct {
+	Name     string   // as /proc/modules shows it
+	Vermagic string   // must equal the kernel's for a module to load
+	Depends  []string // modules it needs
+	InTree   bool
+	// Symbols in symbol-table order, which is the order that sympos counts in
+	// a module. Shipped modules have no FILE symbols, so no object boundaries.
+	Symbols []ModuleSymbol
+	Exports []string
+}
+
+// ModuleSymbol is a named function or object of a module.
+type ModuleSymbol struct {
+	Name    string
+	Section string // "" if undefined
+	Value   uint64 // offset in the section
+	Size    uint64
+	Type    elf.SymType
+	Bind    elf.SymBind
+}
+
+// ErrNoModule says that a file is no kernel module.
+var ErrNoModule = errors.New("file is no kernel module")
+
+// ParseModule reads a .ko, unpacked or compressed. Errors wrap ErrNoModule
+// where the file is something else.
+func ParseModule(r io.ReaderAt) (*Module, error) {
+	m, err := parseModule(r)
+	if err != nil {
+		return nil, fmt.Errorf("parse module: %w", err)
+	}
+	return m, nil
+}
+
+func parseModule(r io.ReaderAt) (*Module, error) {
+	r, err := unpacked(r)
+	if err != nil {
+		return nil, err
+	}
+	f, err := openELF(r)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoModule, err)
+	}
+	info := f.Section(".modinfo")
+	if f.Type != elf.ET_REL || info == nil {
+		return nil, ErrNoModule
+	}
+	data, err := sectionData(info)
+	if err != nil {
+		return nil, err
+	}
+	m := &Module{}
+	m.readInfo(data)
+	if m.Name == "" {
+		return nil, fmt.Errorf("%w: .modinfo has no name", ErrNoModule)
+	}
+	return m, m.readSymbols(f)
+}
+
+// unpacked returns r, or its unpacked content if it is compressed.
+func unpacked(r io.ReaderAt) (io.ReaderAt, error) {
+	var head [8]byte
+	if _, err := r.ReadAt(head[:], 0); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNoModule, err)
+	}
+	if isELF(head[:]) {
+		return r, nil
+	}
+	all, err := readBounded(io.NewSectionReader(r, 0, 1<<62))
+	if err != nil {
+		return nil, err
+	}
+	plain, err := Decompress(all)
+	if err != nil {
+		return nil, err
+	}
+	return bytes.NewReader(plain), nil
+}
+
+func (m *Module) readInfo(modinfo []byte) {
+	for field := range bytes.SplitSeq(modinfo, []byte{0}) {
+		key, value, _ := strings.Cut(string(field), "=")
+		switch key {
+		case "name":
+			m.Name = value
+		case "vermagic":
+			m.Vermagic = value
+		case "intree":
+			m.InTree = value == "Y"
+		case "depends":
+			m.Depends = strings.FieldsFunc(value, func(r rune) bool { return r == ',' })
+		}
+	}
+}
+
+func (m *Module) readSymbols(f *elf.File) error {
+	symbols, err := f.Symbols()
+	if err != nil {
+		return err
+	}
+	for _, s := range symbols {
+		kind, bind := elf.ST_TYPE(s.Info), elf.ST_BIND(s.Info)
+		if s.Name == "" || kind == elf.STT_SECTION || kind == elf.STT_FILE {
+			continue
+		}
+		if name, ok := strings.CutPrefix(s.Name, "__ksymtab_"); ok && s.Section != elf.SHN_UNDEF {
+			m.Exports = append(m.Exports, name)
+		}
+		m.Symbols = append(m.Symbols, ModuleSymbol{
+			Name: s.Name, Section: sectionName(f, s.Section), Value: s.Value, Size: s.Size, Type: kind, Bind: bind,
+		})
+	}
+	slices.Sort(m.Exports)
+	return nil
+}
+
+func sectionName(f *elf.File, i elf.SectionIndex) string {
+	if i == elf.SHN_UNDEF || int(i) >= len(f.Sections) {
+		return ""
+	}
+	return f.Sections[i].Name
+}
+
+// Lookup returns the module's own symbols of that name, in symbol-table order.
+func (m *Module) Lookup(name string) []ModuleSymbol {
+	var out []ModuleSymbol
+	for _, s := range m.Symbols {
+		if s.Name == name && s.Section != "" {
+			out = append(out, s)
+		}
+	}
+	return out
+}
