@@ -1,0 +1,145 @@
+// Package converge decides what a host does next. Next takes what the server
+// wants, what the host's journal says and what its kernel shows, and returns
+// one small action; the agent carries it out and asks again. Each action is
+// safe to repeat, so that the agent may die between any two of them.
+//
+// The package is the agent's brain and the simulator's virtual host's: it
+// never looks at a clock, a file or a network.
+package converge
+
+import (
+	"time"
+
+	"afloat/internal/bundle"
+	"afloat/internal/fleet"
+	"afloat/internal/kernel"
+	"afloat/internal/wire"
+)
+
+// Kind says what an Action does.
+type Kind string
+
+const (
+	// Wait does nothing. Phase and Reason say where the host stands.
+	Wait Kind = "wait"
+	// Note appends Record to the journal: something was found out or accepted.
+	Note Kind = "note"
+	// Refuse drops the order that was offered; Refusal says why.
+	Refuse Kind = "refuse"
+	// Fetch gets the bundle Digest onto the local disk and verifies it.
+	Fetch Kind = "fetch"
+	// Load journals Record (the intent), loads the module of bundle Digest and
+	// journals what came of it, as Loaded or LoadFailed says.
+	Load Kind = "load"
+	// Watch looks at a transition until it ends or After has passed.
+	Watch Kind = "watch"
+	// Disable journals Record, if there is one, and disables live patch Module.
+	// In a transition that means: reverse it.
+	Disable Kind = "disable"
+	// Unload removes Module, a live patch that is disabled, from the kernel.
+	Unload Kind = "unload"
+)
+
+// Action is the one next thing to do.
+type Action struct {
+	Kind   Kind
+	Phase  wire.Phase
+	Reason string
+	Digest bundle.Digest
+	Module string
+	// Record is to be durable before the action begins.
+	Record *Record
+	// Refusal is set when something asked for was turned down for good.
+	Refusal *wire.Refusal
+	// After is when to ask again even if nothing happens, 0 for no need.
+	After time.Duration
+}
+
+// Acts says whether the action changes the host beyond its journal.
+func (a Action) Acts() bool {
+	switch a.Kind {
+	case Fetch, Load, Disable, Unload:
+		return true
+	}
+	return false
+}
+
+// Undo is the action that takes a back, or false if nothing does: a Load is
+// undone by a Disable (and then an Unload, once the transition is over).
+func (a Action) Undo() (Action, bool) {
+	if a.Kind != Load {
+		return Action{}, false
+	}
+	return Action{Kind: Disable, Module: a.Module, Digest: a.Digest, Phase: wire.PhaseReverting}, true
+}
+
+// Patch is one live patch as the kernel shows it.
+type Patch struct {
+	Name       string
+	Enabled    bool // in a transition: the state it goes to
+	Transition bool
+}
+
+// Task holds up a transition.
+type Task struct {
+	PID  int
+	Comm string
+}
+
+// Bundle is what the local disk has for one digest.
+type Bundle struct {
+	// Manifest of a bundle that is there, whole and signed by a publisher of this host.
+	Manifest *bundle.Manifest
+	// Refused says why it was turned down for good, "" if it was not.
+	Refused string
+	// Failing says why it could not be fetched yet.
+	Failing string
+	// Retry is the CLOCK_BOOTTIME at which to fetch again after Failing.
+	Retry time.Duration
+}
+
+// Permit is a verified permit and the time it lasts on this boot's CLOCK_BOOTTIME.
+type Permit struct {
+	Rollout string        `json:"rollout"`
+	Epoch   uint64        `json:"epoch"`
+	Seq     uint64        `json:"seq"`
+	Until   time.Duration `json:"until_ns"`
+}
+
+// Observed is what the host shows right now.
+type Observed struct {
+	// Problem says that something could not be read; then nothing is done (law 3).
+	Problem string
+	Boot    string
+	Kernel  kernel.ID
+	Patches []Patch
+	// Modules are the names of all loaded modules.
+	Modules []string
+	// Tasks hold up the transition that is going on; needed only when NeedTasks says so.
+	Tasks   []Task
+	Stopped bool       // the stop file is there
+	Ceiling fleet.Mode // what the host's owner allows at most
+	// ByHand: the host's owner is asking, at the machine itself. Observe mode
+	// does not bind them, and the stop file binds only what they load.
+	ByHand  bool
+	Bundles map[bundle.Digest]Bundle
+	Permit  *Permit
+	Limits  Limits
+}
+
+// Limits are the times the host is configured with. None may be zero.
+type Limits struct {
+	Stall  time.Duration // how long a transition may take before it is reversed
+	Proven time.Duration // how long an applied live patch must be up
+}
+
+// DefaultLimits are the times of design and documentation.
+func DefaultLimits() Limits { return Limits{Stall: 60 * time.Second, Proven: 10 * time.Minute} }
+
+// Mode is the lower of what the server's order and the host's owner allow.
+func Mode(d wire.Desired, ceiling fleet.Mode) fleet.Mode {
+	if d.Mode == fleet.ModeAct && ceiling == fleet.ModeAct {
+		return fleet.ModeAct
+	}
+	return fleet.ModeObserve
+}

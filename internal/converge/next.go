@@ -1,0 +1,292 @@
+package converge
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"afloat/internal/bundle"
+	"afloat/internal/fleet"
+	"afloat/internal/wire"
+)
+
+// soon is when to look again at something that changes by itself.
+const soon = 200 * time.Millisecond
+
+// Next returns the one next action. desired is the order offered last, its
+// signature verified; nil means none beyond what the journal has accepted. now
+// is CLOCK_BOOTTIME. Next is total: it returns Wait when there is nothing to do.
+func Next(desired *wire.Desired, j Journal, o Observed, now time.Duration) Action {
+	t := turn{desired: desired, j: j, o: o, now: now}
+	t.order, t.target = j.Target()
+	for _, step := range []func() *Action{
+		t.unknown, t.boot, t.incoming, t.unfinishedLoad, t.vanished, t.transitionOver, t.proven,
+	} {
+		if a := step(); a != nil {
+			return *a
+		}
+	}
+	return t.allowed(t.act())
+}
+
+// turn is one question to Next.
+type turn struct {
+	desired *wire.Desired
+	j       Journal
+	o       Observed
+	now     time.Duration
+	order   Order
+	target  bundle.Digest
+}
+
+// unknown holds everything when the host could not be read (law 3).
+func (t *turn) unknown() *Action {
+	switch {
+	case t.o.Problem != "":
+		return t.wait(wire.PhaseWaiting, soon*25, "cannot read this host: %s", t.o.Problem)
+	case t.o.Boot == "":
+		return t.wait(wire.PhaseWaiting, soon*25, "cannot read this host: no boot id")
+	}
+	return nil
+}
+
+// boot notes a boot that the journal has not seen, with the crash if the last
+// one ended without anybody asking for it.
+func (t *turn) boot() *Action {
+	if t.o.Boot == t.j.Boot {
+		return nil
+	}
+	r := t.record(RecordBoot)
+	r.Clean = t.j.Boot == "" || t.j.Ended
+	if !r.Clean {
+		live, _, _ := t.j.suspect()
+		if n := len(t.j.Own); live == "" && n > 0 {
+			live = t.j.Own[n-1].Digest
+		}
+		r.Reason = "the host went down before the live patch was proven, and nobody had asked for that"
+		r.Crash = &wire.Crash{
+			ID: "boot-" + t.j.Boot, Kind: wire.CrashUnorderedBoot, Boot: t.j.Boot, Live: live,
+			Text: "boot " + t.j.Boot + " ended without a shutdown record",
+		}
+	}
+	return t.note(r, "new boot")
+}
+
+// incoming accepts or refuses the offered order.
+func (t *turn) incoming() *Action {
+	if t.desired == nil {
+		return nil
+	}
+	d := *t.desired
+	if reason := refuseDesired(t.j, d); reason != "" {
+		return &Action{Kind: Refuse, Reason: reason, Refusal: refusal("desired", d.Live, d.Generation, reason)}
+	}
+	if !news(t.j, d) {
+		return nil
+	}
+	r := t.record(RecordDesired)
+	r.Desired = &d
+	return t.note(r, "order accepted")
+}
+
+// unfinishedLoad finds out what became of a load whose outcome is not
+// journalled: by looking at the kernel, never by loading again.
+func (t *turn) unfinishedLoad() *Action {
+	open := t.j.Open
+	if open == nil {
+		return nil
+	}
+	kind := RecordFailed
+	if t.patch(open.Module) != nil {
+		kind = RecordLoaded
+	}
+	r := t.record(kind)
+	r.Order, r.Digest, r.Module = open.Order, open.Digest, open.Module
+	if kind == RecordFailed {
+		r.Retry, r.Reason = true, "interrupted before the kernel took it"
+	}
+	return t.note(r, "outcome of an interrupted load found in the kernel")
+}
+
+// vanished notes live patches of ours that the kernel no longer has.
+func (t *turn) vanished() *Action {
+	for _, own := range t.j.Own {
+		if t.patch(own.Module) != nil || slices.Contains(t.o.Modules, own.Module) {
+			continue
+		}
+		r := t.record(RecordRemoved)
+		r.Order, r.Digest, r.Module = own.Order, own.Digest, own.Module
+		if !own.Removing {
+			r.Reason = "live patch " + own.Module + " was taken off by somebody else"
+		}
+		return t.note(r, "live patch is off")
+	}
+	return nil
+}
+
+// transitionOver notes that one of ours is applied.
+func (t *turn) transitionOver() *Action {
+	for _, own := range t.j.Own {
+		p := t.patch(own.Module)
+		if own.Applied != 0 || own.Removing || p == nil || p.Transition || !p.Enabled {
+			continue
+		}
+		r := t.record(RecordApplied)
+		r.Order, r.Digest, r.Module = own.Order, own.Digest, own.Module
+		r.MS = max(1, (t.now - own.Started).Milliseconds())
+		return t.note(r, "live patch applied")
+	}
+	return nil
+}
+
+// proven notes that the current live patch has been up for long enough
+// without a counted crash in this boot.
+func (t *turn) proven() *Action {
+	own := t.current()
+	if own == nil || own.Proven || t.untilProven(*own) > 0 || t.crashed(own.Digest) {
+		return nil
+	}
+	r := t.record(RecordProven)
+	r.Order, r.Digest, r.Module = own.Order, own.Digest, own.Module
+	return t.note(r, "live patch proven")
+}
+
+func (t *turn) untilProven(own Own) time.Duration { return own.Applied + t.o.Limits.Proven - t.now }
+
+func (t *turn) crashed(d bundle.Digest) bool {
+	return slices.ContainsFunc(t.j.Crashes, func(e Evidence) bool {
+		return e.Crash.Boot == t.o.Boot && e.Crash.Live == d && e.Crash.Kind != wire.CrashWarning
+	})
+}
+
+// act is what to do about the order, were there nothing to hold it.
+func (t *turn) act() Action {
+	if a := t.clean(); a != nil {
+		return *a
+	}
+	switch {
+	case t.order == Order{}:
+		return *t.wait(wire.PhaseIdle, 0, "nothing asked of this host yet")
+	case t.target == "":
+		return t.remove()
+	case t.ended() && t.j.Ending.Phase == wire.PhaseFailed:
+		return *t.wait(wire.PhaseFailed, 0, "%s", t.j.Ending.Reason)
+	}
+	if own := t.current(); own != nil && own.Digest == t.target {
+		return t.keep(*own)
+	}
+	return t.load()
+}
+
+// allowed holds back an action that the host's owner does not let happen (law 9).
+func (t *turn) allowed(a Action) Action {
+	if !a.Acts() {
+		return a
+	}
+	would := a.Phase
+	switch {
+	case t.o.Stopped && (!t.o.ByHand || a.Kind == Load || a.Kind == Fetch):
+		return *t.wait(wire.PhaseWaiting, 0, "the stop file is there: not %s", would)
+	case !t.o.ByHand && Mode(t.j.Desired, t.o.Ceiling) != fleet.ModeAct:
+		return *t.wait(wire.PhaseWaiting, 0, "observe mode: not %s", would)
+	}
+	return a
+}
+
+// keep is the steady state: the host runs what it should.
+func (t *turn) keep(own Own) Action {
+	p := t.patch(own.Module)
+	switch {
+	case p == nil || !p.Enabled:
+		return *t.wait(wire.PhaseFailed, soon, "live patch %s was disabled by somebody else", own.Module)
+	case p.Transition && own.Applied == 0:
+		return t.watch(own)
+	case !t.ended():
+		r := t.record(RecordReached)
+		r.Order, r.Digest, r.Phase = t.order, own.Digest, wire.PhaseApplied
+		return *t.note(r, "order names what is applied already")
+	}
+	a := t.wait(wire.PhaseApplied, 0, "")
+	switch {
+	case own.Proven:
+		a.Reason = "proven"
+	case t.crashed(own.Digest):
+		a.Reason = "applied, not proven: crash evidence in this boot"
+	default:
+		a.Reason, a.After = "applied, not yet proven", t.untilProven(own)
+	}
+	return *a
+}
+
+// watch waits for a transition to our live patch, and reverses it when it takes too long.
+func (t *turn) watch(own Own) Action {
+	left := own.Started + t.o.Limits.Stall - t.now
+	if left > 0 {
+		return Action{Kind: Watch, Phase: wire.PhaseApplying, Module: own.Module, Digest: own.Digest, After: left,
+			Reason: "in transition"}
+	}
+	load := Action{Kind: Load, Module: own.Module, Digest: own.Digest}
+	a, _ := load.Undo()
+	r := t.record(RecordStalled)
+	r.Order, r.Digest, r.Module = own.Order, own.Digest, own.Module
+	r.Reason = fmt.Sprintf("transition not over after %s, reversed; held up by %s", t.o.Limits.Stall, names(t.o.Tasks))
+	a.Record, a.Reason = &r, r.Reason
+	return a
+}
+
+// NeedTasks says whether Next will want to know what holds up a transition.
+func NeedTasks(j Journal, o Observed, now time.Duration) bool {
+	t := turn{j: j, o: o, now: now}
+	return slices.ContainsFunc(j.Own, func(own Own) bool {
+		p := t.patch(own.Module)
+		return p != nil && p.Transition && now-own.Started >= o.Limits.Stall
+	})
+}
+
+func names(tasks []Task) string {
+	if len(tasks) == 0 {
+		return "no task that /proc shows"
+	}
+	out := make([]string, 0, len(tasks))
+	for _, task := range tasks[:min(len(tasks), 8)] {
+		out = append(out, fmt.Sprintf("%s (pid %d)", task.Comm, task.PID))
+	}
+	if more := len(tasks) - len(out); more > 0 {
+		out = append(out, fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(out, ", ")
+}
+
+// current is the newest live patch of ours that is not on its way out.
+func (t *turn) current() *Own {
+	for _, own := range slices.Backward(t.j.Own) {
+		if !own.Removing {
+			return &own
+		}
+	}
+	return nil
+}
+
+// ended says whether the present order has come to its end.
+func (t *turn) ended() bool { return t.j.Ending != nil && t.j.Ending.Order == t.order }
+
+func (t *turn) patch(name string) *Patch {
+	i := slices.IndexFunc(t.o.Patches, func(p Patch) bool { return p.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &t.o.Patches[i]
+}
+
+func (t *turn) record(kind RecordKind) Record {
+	return Record{Kind: kind, Boot: t.o.Boot, Uptime: t.now}
+}
+
+func (t *turn) note(r Record, reason string) *Action {
+	return &Action{Kind: Note, Record: &r, Reason: reason, Digest: r.Digest, Module: r.Module}
+}
+
+func (t *turn) wait(phase wire.Phase, after time.Duration, format string, args ...any) *Action {
+	return &Action{Kind: Wait, Phase: phase, After: after, Reason: fmt.Sprintf(format, args...)}
+}
