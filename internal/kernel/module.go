@@ -16,6 +16,8 @@ type Module struct {
 	Vermagic string   // must equal the kernel's for a module to load
 	Depends  []string // modules it needs
 	InTree   bool
+	// Retpoline says that the module was compiled with Spectre v2 protection, as its kernel was.
+	Retpoline bool
 	// Symbols in symbol-table order, which is the order that sympos counts in
 	// a module. Shipped modules have no FILE symbols, so no object boundaries.
 	Symbols []ModuleSymbol
@@ -26,7 +28,10 @@ type Module struct {
 type ModuleSymbol struct {
 	Name    string
 	Section string // "" if undefined
-	Value   uint64 // offset in the section
+	// Core symbols stay known to the kernel after the module has initialised:
+	// those in allocated sections other than .init*.
+	Core  bool
+	Value uint64 // offset in the section
 	Size    uint64
 	Type    elf.SymType
 	Bind    elf.SymBind
@@ -100,6 +105,8 @@ func (m *Module) readInfo(modinfo []byte) {
 			m.Vermagic = value
 		case "intree":
 			m.InTree = value == "Y"
+		case "retpoline":
+			m.Retpoline = value == "Y"
 		case "depends":
 			m.Depends = strings.FieldsFunc(value, func(r rune) bool { return r == ',' })
 		}
@@ -120,7 +127,8 @@ func (m *Module) readSymbols(f *elf.File) error {
 			m.Exports = append(m.Exports, name)
 		}
 		m.Symbols = append(m.Symbols, ModuleSymbol{
-			Name: s.Name, Section: sectionName(f, s.Section), Value: s.Value, Size: s.Size, Type: kind, Bind: bind,
+			Name: s.Name, Section: sectionName(f, s.Section), Core: isCore(f, s.Section),
+			Value: s.Value, Size: s.Size, Type: kind, Bind: bind,
 		})
 	}
 	slices.Sort(m.Exports)
@@ -132,6 +140,42 @@ func sectionName(f *elf.File, i elf.SectionIndex) string {
 		return ""
 	}
 	return f.Sections[i].Name
+}
+
+// isCore follows is_core_symbol of kernel/module/kallsyms.c, with CONFIG_KALLSYMS_ALL.
+func isCore(f *elf.File, i elf.SectionIndex) bool {
+	if i == elf.SHN_UNDEF || int(i) >= len(f.Sections) {
+		return false
+	}
+	s := f.Sections[i]
+	return s.Flags&elf.SHF_ALLOC != 0 && !strings.HasPrefix(s.Name, ".init")
+}
+
+// Sympos returns the position that kernel livepatch wants for the symbol of
+// that name at an offset in a section: 0 if the name is unique in the module,
+// else 1 for the first of the name. The kernel counts all defined symbols while
+// the module loads, and only core symbols later: a symbol whose position
+// differs between the two cannot be named. Errors wrap ErrNoSymbol.
+func (m *Module) Sympos(name, section string, value uint64) (int, error) {
+	same := m.Lookup(name)
+	core := 0
+	for i, s := range same {
+		if s.Core {
+			core++
+		}
+		switch {
+		case s.Section != section || s.Value != value:
+			continue
+		case !s.Core:
+			return 0, fmt.Errorf("%s: %w after the module has initialised", name, ErrNoSymbol)
+		case len(same) == 1:
+			return 0, nil
+		case core != i+1:
+			return 0, fmt.Errorf("%s: %w at a fixed position", name, ErrNoSymbol)
+		}
+		return core, nil
+	}
+	return 0, fmt.Errorf("%s in %s at %#x: %w", name, section, value, ErrNoSymbol)
 }
 
 // Lookup returns the module's own symbols of that name, in symbol-table order.
