@@ -46,7 +46,9 @@ func New() *cobra.Command {
 
 // commands lists every subcommand; to add one, write its file and name it here.
 func commands() []*cobra.Command {
-	return []*cobra.Command{}
+	return []*cobra.Command{
+		newKernel(),
+	}
 }
 
 // exitError carries an exit code other than 1 to Main.

@@ -1,0 +1,219 @@
+package kit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// ErrNoArchive says that apt knows no packages at all: its lists were never fetched.
+var ErrNoArchive = errors.New("apt has no package lists")
+
+// NotInArchiveError says that the archive does not have a kernel, and what it has.
+type NotInArchiveError struct {
+	Ref  Ref
+	What string // the package, or package=version, that is missing
+	Have []Ref  // kernels of the same flavour and series, oldest first
+}
+
+func (e *NotInArchiveError) Error() string {
+	if len(e.Have) == 0 {
+		return fmt.Sprintf("the archive has no %s, and no other %s kernel of the %s series", e.What, e.Ref.Flavour(), e.Ref.Series())
+	}
+	names := make([]string, len(e.Have))
+	for i, r := range e.Have {
+		names[i] = r.Release
+	}
+	return fmt.Sprintf("the archive has no %s; of this flavour and series it has %s", e.What, strings.Join(names, ", "))
+}
+
+// packages are the exact packages that make one kit, all of one source version.
+type packages struct {
+	version string
+	names   []string
+}
+
+func (p packages) image() string   { return p.names[0] }
+func (p packages) headers() string { return p.names[1] }
+func (p packages) source() string  { return p.names[2] }
+
+func packagesOf(ref Ref, version string) packages {
+	return packages{version: version, names: []string{
+		"linux-image-" + ref.Release, "linux-headers-" + ref.Release, "linux-source-" + ref.Series(),
+	}}
+}
+
+// resolve finds the version of the kernel's packages. Errors are a *NotInArchiveError or wrap ErrNoArchive.
+func (c *Cache) resolve(ctx context.Context, ref Ref) (packages, error) {
+	versions := debVersions(c.DebDir, "linux-image-"+ref.Release)
+	if len(versions) == 0 {
+		var err error
+		if versions, err = madison(ctx, "linux-image-"+ref.Release); err != nil {
+			return packages{}, err
+		}
+	}
+	if ref.Version != "" {
+		if !slices.Contains(versions, ref.Version) {
+			return packages{}, missing(ctx, ref, "linux-image-"+ref.Release+"="+ref.Version)
+		}
+		versions = []string{ref.Version}
+	}
+	if len(versions) == 0 {
+		return packages{}, missing(ctx, ref, "linux-image-"+ref.Release)
+	}
+	return packagesOf(ref, versions[0]), nil
+}
+
+// madison returns the versions of a package in the archive, newest first.
+func madison(ctx context.Context, name string) ([]string, error) {
+	out, err := run(ctx, "", "apt-cache", "madison", name)
+	if err != nil {
+		return nil, fmt.Errorf("ask the archive: %w", err)
+	}
+	var versions []string
+	for line := range strings.Lines(string(out)) {
+		f := strings.Split(line, "|")
+		if len(f) < 3 || strings.TrimSpace(f[0]) != name || strings.Contains(f[2], " Sources") {
+			continue
+		}
+		if v := strings.TrimSpace(f[1]); !slices.Contains(versions, v) {
+			versions = append(versions, v)
+		}
+	}
+	return versions, nil
+}
+
+func missing(ctx context.Context, ref Ref, what string) error {
+	all, err := Available(ctx)
+	if err != nil {
+		return err
+	}
+	same := slices.DeleteFunc(all, func(r Ref) bool { return r.Flavour() != ref.Flavour() || r.Series() != ref.Series() })
+	return &NotInArchiveError{Ref: ref, What: what, Have: same}
+}
+
+// Available lists the kernels that the archive offers, oldest first within a
+// flavour. Errors wrap ErrNoArchive where apt has no lists.
+func Available(ctx context.Context) ([]Ref, error) {
+	out, err := run(ctx, "", "apt-cache", "pkgnames", "linux-image-")
+	if err != nil {
+		return nil, fmt.Errorf("ask the archive: %w", err)
+	}
+	var refs []Ref
+	for name := range strings.Lines(string(out)) {
+		release := strings.TrimPrefix(strings.TrimSpace(name), "linux-image-")
+		ref, err := ParseRef("debian:" + release)
+		// Metapackages such as linux-image-6.1-amd64 and linux-image-cloud-amd64 are no kernels.
+		if err != nil || strings.Count(release, ".") < 2 {
+			continue
+		}
+		refs = append(refs, ref)
+	}
+	if len(refs) == 0 {
+		return nil, fmt.Errorf("list kernels: %w", ErrNoArchive)
+	}
+	slices.SortFunc(refs, compareRefs)
+	return refs, nil
+}
+
+// compareRefs sorts by flavour, then by release with numbers as numbers.
+func compareRefs(a, b Ref) int {
+	if n := strings.Compare(a.Flavour(), b.Flavour()); n != 0 {
+		return n
+	}
+	return slices.Compare(numbers(a.Release), numbers(b.Release))
+}
+
+func numbers(s string) []int {
+	var out []int
+	for _, f := range strings.FieldsFunc(s, func(r rune) bool { return r < '0' || r > '9' }) {
+		n, _ := strconv.Atoi(f)
+		out = append(out, n)
+	}
+	return out
+}
+
+// debVersions lists the versions of a package in a folder of .deb files, newest name last.
+func debVersions(dir, name string) []string {
+	if dir == "" {
+		return nil
+	}
+	var out []string
+	files, _ := filepath.Glob(filepath.Join(dir, name+"_*.deb"))
+	for _, f := range files {
+		parts := strings.Split(filepath.Base(f), "_")
+		if len(parts) == 3 {
+			out = append(out, parts[1])
+		}
+	}
+	return out
+}
+
+// download brings the packages into dir, from the folder of .debs or the
+// archive, and returns their paths in the order of names.
+func (c *Cache) download(ctx context.Context, ref Ref, p packages, dir string) ([]string, error) {
+	paths := make([]string, len(p.names))
+	var ask []string
+	for i, name := range p.names {
+		if paths[i] = findDeb(c.DebDir, name, p.version); paths[i] != "" {
+			continue
+		}
+		if paths[i] = findDeb(dir, name, p.version); paths[i] == "" {
+			ask = append(ask, name+"="+p.version)
+		}
+	}
+	if len(ask) == 0 {
+		return paths, nil
+	}
+	if err := aptDownload(ctx, ref, dir, ask); err != nil {
+		return nil, err
+	}
+	for i, name := range p.names {
+		if paths[i] == "" {
+			paths[i] = findDeb(dir, name, p.version)
+		}
+		if paths[i] == "" {
+			return nil, fmt.Errorf("download %s: apt-get brought no such file", name)
+		}
+	}
+	return paths, nil
+}
+
+func aptDownload(ctx context.Context, ref Ref, dir string, ask []string) error {
+	for _, want := range ask {
+		name, version, _ := strings.Cut(want, "=")
+		have, err := madison(ctx, name)
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(have, version) {
+			return missing(ctx, ref, want)
+		}
+	}
+	args := []string{"-q", "download"}
+	if os.Geteuid() == 0 { // apt's own user cannot write into this folder, and would say so at length
+		args = append([]string{"-o", "APT::Sandbox::User=root"}, args...)
+	}
+	if _, err := run(ctx, dir, "apt-get", append(args, ask...)...); err != nil {
+		return fmt.Errorf("download: %w", err)
+	}
+	return nil
+}
+
+func findDeb(dir, name, version string) string {
+	if dir == "" {
+		return ""
+	}
+	for _, arch := range []string{"amd64", "all"} {
+		path := filepath.Join(dir, name+"_"+version+"_"+arch+".deb")
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+	}
+	return ""
+}

@@ -1,0 +1,69 @@
+// Package kit fetches, prepares and caches what building for one exact kernel
+// needs: its source tree, configuration, exports, modules and the kernel
+// itself. A kit is a folder; it is made once and then only read.
+//
+// It runs apt-get, dpkg, tar and the kernel's own preparation (make olddefconfig,
+// make modules_prepare), never as root by itself and never outside the cache
+// folder. Compiling kernel objects is package kbuild's work.
+package kit
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// Ref names a kernel in an archive: debian:6.1.0-55-amd64, or with the package
+// version debian:6.1.0-55-amd64=6.1.192-1 where the archive has several.
+type Ref struct {
+	Distro  string
+	Release string // what uname -r prints
+	Version string // of the image package; "" for the archive's newest
+}
+
+var (
+	releasePattern = regexp.MustCompile(`^([0-9]+\.[0-9]+)(\.[0-9]+)*([-+.][A-Za-z0-9+.]+)*-amd64$`)
+	versionPattern = regexp.MustCompile(`^[0-9][A-Za-z0-9.+~-]*$`)
+)
+
+// ParseRef reads a Ref. Only Debian's amd64 kernels are known.
+func ParseRef(s string) (Ref, error) {
+	distro, rest, ok := strings.Cut(s, ":")
+	if !ok || distro != "debian" {
+		return Ref{}, fmt.Errorf("cannot read kernel %q: want debian:RELEASE, such as debian:6.1.0-55-amd64", s)
+	}
+	release, version, pinned := strings.Cut(rest, "=")
+	if !releasePattern.MatchString(release) {
+		return Ref{}, fmt.Errorf("cannot read kernel %q: %q is no release of an amd64 kernel", s, release)
+	}
+	if pinned && !versionPattern.MatchString(version) {
+		return Ref{}, fmt.Errorf("cannot read kernel %q: %q is no package version", s, version)
+	}
+	return Ref{Distro: distro, Release: release, Version: version}, nil
+}
+
+// String is the form that ParseRef reads.
+func (r Ref) String() string {
+	if r.Version == "" {
+		return r.Distro + ":" + r.Release
+	}
+	return r.Distro + ":" + r.Release + "=" + r.Version
+}
+
+// Series is the upstream series that the source package is named by: 6.1.
+func (r Ref) Series() string {
+	if m := releasePattern.FindStringSubmatch(r.Release); m != nil {
+		return m[1]
+	}
+	return ""
+}
+
+// Flavour is the part after the ABI number: amd64, cloud-amd64 or rt-amd64.
+func (r Ref) Flavour() string {
+	for _, special := range []string{"-cloud-amd64", "-rt-amd64"} {
+		if strings.HasSuffix(r.Release, special) {
+			return special[1:]
+		}
+	}
+	return "amd64"
+}
