@@ -32,9 +32,9 @@ type ModuleSymbol struct {
 	// those in allocated sections other than .init*.
 	Core  bool
 	Value uint64 // offset in the section
-	Size    uint64
-	Type    elf.SymType
-	Bind    elf.SymBind
+	Size  uint64
+	Type  elf.SymType
+	Bind  elf.SymBind
 }
 
 // ErrNoModule says that a file is no kernel module.
