@@ -1,0 +1,199 @@
+package kbuild
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+
+	"afloat/internal/kit"
+)
+
+// Builder compiles objects of one kit.
+type Builder struct {
+	Kit *kit.Kit
+	// Parallel compilations; 0 means one per CPU.
+	Parallel int
+	// NoCache compiles even what the cache holds, and does not add to it.
+	NoCache bool
+}
+
+// Pair is one object before and after the patch, as paths of files that the caller may read.
+type Pair struct {
+	Unit     Unit
+	Original string
+	Patched  string
+}
+
+// CompileError is what the compiler, or objtool, said about a source file.
+type CompileError struct {
+	Source string
+	// Patched says that the patched source did not compile, which is its
+	// author's to mend; else the kit could not make the original.
+	Patched bool
+	Output  string
+	Err     error
+}
+
+func (e *CompileError) Error() string {
+	what := "original"
+	if e.Patched {
+		what = "patched"
+	}
+	return fmt.Sprintf("compile %s %s: %v\n%s", what, e.Source, e.Err, strings.TrimRight(e.Output, "\n"))
+}
+
+func (e *CompileError) Unwrap() error { return e.Err }
+
+// extraFlags put every function and variable in a section of its own, which
+// is what makes two objects comparable piece by piece.
+func extraFlags() []string { return []string{"-ffunction-sections", "-fdata-sections"} }
+
+// Compile makes both objects of every unit: the originals from the kit's tree,
+// the patched ones with files (path in the tree to patched content) in their
+// place. Temporary files go to work, which must exist; the results are in it or
+// in the kit's cache. Errors are a *CompileError where a compiler said no.
+func (b *Builder) Compile(ctx context.Context, work string, units []Unit, files map[string][]byte) ([]Pair, error) {
+	tree := filepath.Join(work, "tree")
+	if err := plantTree(tree, b.Kit.Source(), files); err != nil {
+		return nil, err
+	}
+	pairs := make([]Pair, len(units))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(b.parallel())
+	patch := digestFiles(files)
+	for i, u := range units {
+		pairs[i].Unit = u
+		group.Go(func() (err error) {
+			pairs[i].Original, err = b.object(ctx, u, b.Kit.Source(), work, "original", nil)
+			return err
+		})
+		group.Go(func() (err error) {
+			pairs[i].Patched, err = b.object(ctx, u, tree, work, "patched", patch)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return pairs, nil
+}
+
+func (b *Builder) parallel() int {
+	if b.Parallel > 0 {
+		return b.Parallel
+	}
+	return runtime.NumCPU()
+}
+
+// object returns the path of one compiled object, from the cache if it is there.
+func (b *Builder) object(ctx context.Context, u Unit, tree, work, side string, patch []byte) (string, error) {
+	cached := filepath.Join(b.Kit.Cache(), "objects", b.key(u, patch)+".o")
+	if !b.NoCache {
+		if _, err := os.Stat(cached); err == nil {
+			return cached, nil
+		}
+	}
+	out := filepath.Join(work, side, u.Object)
+	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
+		return "", fmt.Errorf("compile %s: %w", u.Source, err)
+	}
+	compile := slices.Concat(u.Compile, extraFlags(), []string{"-c", "-o", out, u.Source})
+	if err := b.run(ctx, u, tree, compile, patch != nil); err != nil {
+		return "", err
+	}
+	if u.Objtool != nil {
+		// objtool is not told which tree it works for: it reads and writes the object alone.
+		if err := b.run(ctx, u, b.Kit.Source(), slices.Concat(u.Objtool, []string{out}), patch != nil); err != nil {
+			return "", err
+		}
+	}
+	if b.NoCache {
+		return out, nil
+	}
+	return out, keep(out, cached)
+}
+
+// keep copies an object into the cache, whole or not at all.
+func keep(object, cached string) error {
+	if err := os.MkdirAll(filepath.Dir(cached), 0o755); err != nil {
+		return fmt.Errorf("cache object: %w", err)
+	}
+	data, err := os.ReadFile(object)
+	if err != nil {
+		return fmt.Errorf("cache object: %w", err)
+	}
+	f, err := os.CreateTemp(filepath.Dir(cached), ".new-*")
+	if err != nil {
+		return fmt.Errorf("cache object: %w", err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("cache object: %w", err)
+	}
+	if err := os.Rename(f.Name(), cached); err != nil {
+		return fmt.Errorf("cache object: %w", err)
+	}
+	return nil
+}
+
+// key names an object by all that decides its content: the kernel and its
+// tree, the compiler, the commands, and the patched files.
+func (b *Builder) key(u Unit, patch []byte) string {
+	h := sha256.New()
+	for _, part := range slices.Concat([]string{"1", b.Kit.ID.BuildID, b.Kit.ID.Version, b.Kit.CompilerText, u.Source},
+		u.Compile, extraFlags(), u.Objtool) {
+		io.WriteString(h, part)
+		h.Write([]byte{0})
+	}
+	h.Write(patch)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// digestFiles hashes the patched files with their names, in order of name.
+func digestFiles(files map[string][]byte) []byte {
+	names := make([]string, 0, len(files))
+	for name := range files {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	h := sha256.New()
+	for _, name := range names {
+		content := sha256.Sum256(files[name])
+		fmt.Fprintf(h, "%s\x00%v\x00%x\n", name, files[name] == nil, content)
+	}
+	return h.Sum(nil)
+}
+
+func (b *Builder) run(ctx context.Context, u Unit, dir string, argv []string, patched bool) error {
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Dir, cmd.Env = dir, kit.Environ(os.Environ())
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	err := cmd.Run()
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("compile %s: %w", u.Source, context.Cause(ctx))
+	}
+	if _, ok := errors.AsType[*exec.ExitError](err); !ok {
+		return fmt.Errorf("compile %s: %w", u.Source, err)
+	}
+	return &CompileError{Source: u.Source, Patched: patched, Output: out.String(), Err: err}
+}

@@ -1,0 +1,221 @@
+package kbuild
+
+import (
+	"bufio"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"afloat/internal/kit"
+)
+
+// Index knows every C object of one kernel's build.
+type Index struct {
+	units map[string][]Unit // by source; a source may make several objects
+}
+
+// indexFile is in the kit's cache; its name changes with its format.
+const indexFile = "objects-1.json.gz"
+
+// minUnits: a kernel has thousands of objects, so fewer mean that make stopped early.
+const minUnits = 500
+
+// Units returns how to make the objects of a source file, given by its path in
+// the tree. It refuses, with a *RefusedError, what is not built in this
+// configuration and what a live patch cannot replace.
+func (x *Index) Units(source string) ([]Unit, error) {
+	units := x.units[source]
+	if len(units) == 0 {
+		return nil, &RefusedError{Source: source, Why: "the kernel's configuration builds no object from it"}
+	}
+	for _, u := range units {
+		if strings.Contains(u.Module, ":") {
+			return nil, &RefusedError{Source: source, Why: fmt.Sprintf("its object is linked into several modules (%s)",
+				strings.ReplaceAll(u.Module, ":", ", "))}
+		}
+	}
+	return units, nil
+}
+
+// Sources lists every source file that the kernel is built from, sorted.
+func (x *Index) Sources() []string {
+	out := make([]string, 0, len(x.units))
+	for s := range x.units {
+		out = append(out, s)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func newIndex(units []Unit) *Index {
+	x := &Index{units: make(map[string][]Unit, len(units))}
+	seen := make(map[string]bool, len(units))
+	for _, u := range units {
+		if !seen[u.Object] {
+			seen[u.Object] = true
+			x.units[u.Source] = append(x.units[u.Source], u)
+		}
+	}
+	return x
+}
+
+// LoadIndex reads the kit's index, or asks make for it first, which takes
+// about 10 s and happens once per kit. progress, if set, is told when it does.
+func LoadIndex(ctx context.Context, k *kit.Kit, progress func(string)) (*Index, error) {
+	path := filepath.Join(k.Cache(), indexFile)
+	if units, err := readIndex(path); err == nil {
+		return newIndex(units), nil
+	}
+	if progress != nil {
+		progress("listing the kernel's objects (once per kernel)")
+	}
+	units, err := askMake(ctx, k)
+	if err != nil {
+		return nil, fmt.Errorf("list objects of %s: %w", k.Ref, err)
+	}
+	if err := writeIndex(path, units); err != nil {
+		return nil, fmt.Errorf("list objects of %s: %w", k.Ref, err)
+	}
+	return newIndex(units), nil
+}
+
+// askMake lets make print what it would run for the whole kernel. It ends
+// with an error, because what it would link was never made; what counts is
+// whether the objects are all there.
+func askMake(ctx context.Context, k *kit.Kit) ([]Unit, error) {
+	out, err := os.CreateTemp(k.Cache(), ".make-*")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(out.Name())
+	defer out.Close()
+	args := append(kit.MakeArgs(k.Dir, k.Compiler, k.Release()), "-n", "-k", "-j"+strconv.Itoa(runtime.NumCPU()), "vmlinux", "modules")
+	cmd := exec.CommandContext(ctx, "make", args...)
+	cmd.Dir, cmd.Env = k.Source(), kit.Environ(os.Environ())
+	// A file, not a pipe: several makes write long lines at once, and only to a file are they whole.
+	cmd.Stdout = out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	runErr := cmd.Run()
+	if _, ok := errors.AsType[*exec.ExitError](runErr); (runErr != nil && !ok) || ctx.Err() != nil {
+		return nil, errors.Join(runErr, context.Cause(ctx))
+	}
+	if _, err := out.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	units, err := parseUnits(out, k.Compiler)
+	if err == nil && len(units) < minUnits {
+		err = fmt.Errorf("make names only %d objects: %w", len(units), runErr)
+	}
+	return units, err
+}
+
+func parseUnits(r io.Reader, compiler string) ([]Unit, error) {
+	var units []Unit
+	scan := bufio.NewScanner(r)
+	scan.Buffer(make([]byte, 1<<16), 16<<20)
+	for scan.Scan() {
+		if u, ok := parseUnit(scan.Text(), compiler); ok {
+			units = append(units, u)
+		}
+	}
+	return units, scan.Err()
+}
+
+// stored is the index on disk: thousands of objects share few lists of flags.
+type stored struct {
+	Flags [][]string   `json:"flags"`
+	Units []storedUnit `json:"units"`
+}
+
+type storedUnit struct {
+	Object  string   `json:"o"`
+	Source  string   `json:"c"`
+	Module  string   `json:"m,omitempty"`
+	Common  int      `json:"f"`           // index into Flags
+	Own     []string `json:"d,omitempty"` // flags that name the object itself
+	Objtool int      `json:"t"`           // index into Flags, or -1
+}
+
+func writeIndex(path string, units []Unit) error {
+	var s stored
+	at := map[string]int{}
+	intern := func(flags []string) int {
+		key := strings.Join(flags, "\x00")
+		if n, ok := at[key]; ok {
+			return n
+		}
+		at[key] = len(s.Flags)
+		s.Flags = append(s.Flags, flags)
+		return at[key]
+	}
+	for _, u := range units {
+		su := storedUnit{Object: u.Object, Source: u.Source, Module: u.Module, Objtool: -1}
+		n := slices.IndexFunc(u.Compile, ownFlag)
+		if n < 0 {
+			n = len(u.Compile)
+		}
+		su.Common, su.Own = intern(u.Compile[:n]), u.Compile[n:]
+		if u.Objtool != nil {
+			su.Objtool = intern(u.Objtool)
+		}
+		s.Units = append(s.Units, su)
+	}
+	return storeGzip(path, s)
+}
+
+// ownFlag finds where the flags begin that differ from object to object.
+func ownFlag(flag string) bool {
+	return strings.HasPrefix(flag, "-DKBUILD_") || strings.HasPrefix(flag, "-D__KBUILD_")
+}
+
+func storeGzip(path string, value any) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	z := gzip.NewWriter(f)
+	if err := errors.Join(json.NewEncoder(z).Encode(value), z.Close(), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+func readIndex(path string) ([]Unit, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		return nil, err
+	}
+	var s stored
+	if err := json.NewDecoder(z).Decode(&s); err != nil {
+		return nil, err
+	}
+	units := make([]Unit, len(s.Units))
+	for i, su := range s.Units {
+		if su.Common < 0 || su.Common >= len(s.Flags) || su.Objtool >= len(s.Flags) {
+			return nil, errors.New("index names flags that it does not hold")
+		}
+		units[i] = Unit{Object: su.Object, Source: su.Source, Module: su.Module, Compile: slices.Concat(s.Flags[su.Common], su.Own)}
+		if su.Objtool >= 0 {
+			units[i].Objtool = s.Flags[su.Objtool]
+		}
+	}
+	return units, nil
+}
