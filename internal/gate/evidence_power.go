@@ -1,0 +1,94 @@
+package gate
+
+import "math"
+
+const (
+	// planning is what a mixture over ratios, the mean of three e-values and a
+	// power of 80 to 90 % cost on top of Wald's mean for one known ratio.
+	planning = 2
+	// power is the chance with which the crashes that a revert needs must have
+	// happened at the required exposure.
+	power = 0.9
+)
+
+// Required is the exposure at which hosts that crash ratio times as often as
+// the upper end of the baseline are found out, as the crashes that this upper
+// end expects in it; +Inf for a ratio of 1 or less. It is the larger of two:
+// the mean exposure of a sequential test with that ratio known, A. Wald's
+// ln(1/alpha) / (R ln R - R + 1) (1947), times 2 for planning; and what brings
+// one crash more than the distinct hosts that a revert needs, with a chance of
+// 90 %.
+func (l Levels) Required(ratio float64) float64 {
+	if !(ratio > 1) {
+		return math.Inf(1)
+	}
+	wald := math.Log(l.Revert) / (ratio*math.Log(ratio) - ratio + 1)
+	return max(planning*wald, meanFor(l.Hosts+1)/ratio)
+}
+
+// RequiredApplies is how many hosts must have the patch, and their apply
+// windows behind them, to find out Aim.OnApply.
+func (l Levels) RequiredApplies(b Baseline) float64 {
+	p := b.perApply()
+	return l.Required(1+l.Aim.OnApply/p) / p
+}
+
+// RequiredHostDays is the steady exposure that finds out Aim.Ratio.
+func (l Levels) RequiredHostDays(b Baseline) float64 {
+	return l.Required(l.Aim.Ratio) / b.Upper() * 365
+}
+
+// DetectableOnApply is the smallest share of hosts that die on apply which
+// the evidence at hand would have shown, and 1 if not even all of them.
+func (l Levels) DetectableOnApply(e Evidence) float64 {
+	return bisect(1e-9, 1, func(excess float64) bool { return l.shows(e, excess) })
+}
+
+// shows says that the applies seen would have shown such an excess.
+func (l Levels) shows(e Evidence, excess float64) bool {
+	windows := e.Apply.Hours / ApplyWindow.Hours()
+	return e.Apply.Expected > 0 && l.Required(1+excess*windows/e.Apply.Expected) <= e.Apply.Expected
+}
+
+// DetectableRatio is the smallest steady crash rate, over the upper end of the
+// baseline, which the evidence at hand would have shown; +Inf if over a million.
+func (l Levels) DetectableRatio(e Evidence) float64 {
+	const most = 1e6
+	r := bisect(1, most, func(ratio float64) bool { return l.Required(ratio) <= e.Steady.Expected })
+	if r >= most {
+		return math.Inf(1)
+	}
+	return r
+}
+
+func (l Levels) enoughApply(e Evidence) bool  { return l.shows(e, l.Aim.OnApply) }
+func (l Levels) enoughSteady(e Evidence) bool { return l.Required(l.Aim.Ratio) <= e.Steady.Expected }
+
+// meanFor is the Poisson mean at which n or more events come with a chance of power.
+func meanFor(n int) float64 {
+	return bisect(1e-3, 1e3, func(mean float64) bool { return poissonTail(n, mean) >= power })
+}
+
+// poissonTail is the chance of n or more events of that mean.
+func poissonTail(n int, mean float64) float64 {
+	term, below := math.Exp(-mean), 0.0
+	for i := range n {
+		below += term
+		term *= mean / float64(i+1)
+	}
+	return 1 - below
+}
+
+// bisect is the smallest x in (lo, hi] with ok(x), to within one part in a
+// million, for an ok that once true stays so; hi if there is none. lo > 0.
+func bisect(lo, hi float64, ok func(float64) bool) float64 {
+	for hi/lo > 1+1e-6 {
+		mid := math.Sqrt(lo * hi)
+		if ok(mid) {
+			hi = mid
+		} else {
+			lo = mid
+		}
+	}
+	return hi
+}
