@@ -48,6 +48,7 @@ func New() *cobra.Command {
 func commands() []*cobra.Command {
 	return []*cobra.Command{
 		newKernel(),
+		newObjdiff(),
 	}
 }
 

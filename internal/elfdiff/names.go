@@ -1,0 +1,133 @@
+package elfdiff
+
+import (
+	"regexp"
+	"strings"
+)
+
+// baseName strips the numbers that a compiler appends to tell copies apart:
+// foo.isra.0 and foo.isra.3 are foo.isra, count.17 is count.
+func baseName(name string) string {
+	if !strings.Contains(name, ".") {
+		return stripUnique(name)
+	}
+	parts := strings.Split(name, ".")
+	kept := parts[:1]
+	for _, p := range parts[1:] {
+		if !digits(p) {
+			kept = append(kept, p)
+		}
+	}
+	return stripUnique(strings.Join(kept, "."))
+}
+
+// numbered says that the compiler appended a number to the name.
+func numbered(name string) bool { return baseName(name) != name }
+
+func digits(s string) bool {
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+	}
+	return s != ""
+}
+
+var initcallName = regexp.MustCompile(`^__initcall__(.*?)__\d+_\d+_(.*)$`)
+
+// stripUnique removes the counter of __UNIQUE_ID() names (linux/compiler.h)
+// and counter and line of initcall names (linux/init.h).
+func stripUnique(name string) string {
+	if m := initcallName.FindStringSubmatch(name); m != nil {
+		return "__initcall__" + m[1] + "_" + m[2]
+	}
+	if strings.HasPrefix(name, "__UNIQUE_ID_") {
+		return strings.TrimRight(name, "0123456789")
+	}
+	return name
+}
+
+// parentName returns the function that a .cold part was split from.
+func parentName(name string) (string, bool) {
+	if i := strings.LastIndex(name, ".cold"); i > 0 {
+		if rest := name[i+len(".cold"):]; rest == "" || rest[0] == '.' && digits(rest[1:]) {
+			return name[:i], true
+		}
+	}
+	return "", false
+}
+
+// copied says that a fresh copy of the datum serves the patched code as well as
+// the running kernel's own: lock classes, once-only flags, rate limits, names
+// of functions, tables of the compiler.
+func copied(name, section string) bool {
+	switch baseName(name) {
+	case "__key", "__warned", "__already_done", "__func__", "__FUNCTION__", "__PRETTY_FUNCTION__",
+		"_rs", "CSWTCH", "_entry", "_entry_ptr", "descriptor", "__print_once", "__ret_warn_once", "___done":
+		return numbered(name)
+	}
+	return section == ".data.once" || section == "__dyndbg" || section == ".printk_index" ||
+		strings.HasPrefix(name, "__UNIQUE_ID_ddebug") || strings.HasPrefix(name, ".L")
+}
+
+// placeholder says that what the datum holds does not count in a comparison:
+// it changes at run time, or holds a line number.
+func placeholder(name, section string) bool {
+	switch baseName(name) {
+	case "descriptor", "_entry", "_entry_ptr":
+		return true
+	}
+	return section == "__dyndbg" || section == ".printk_index"
+}
+
+// Kinds of sections, by what a change in them means.
+type sectionKind byte
+
+const (
+	kindIgnored  sectionKind = iota // not part of the running code, or rebuilt
+	kindCode                        // functions
+	kindData                        // variables and constants
+	kindStrings                     // string literals
+	kindConsts                      // merged constants
+	kindTable                       // entries that belong to functions
+	kindSupport                     // code that entries refer to
+	kindRegistry                    // collected by the linker, read at boot or module load
+)
+
+func kindOf(s *Section) sectionKind {
+	switch {
+	case !s.Alloc(), strings.HasPrefix(s.Name, ".discard."), strings.HasPrefix(s.Name, ".note"),
+		s.Name == ".eh_frame", s.Name == ".orc_unwind", s.Name == ".orc_header", s.Name == ".printk_index",
+		s.Type != 1 && s.Type != 8: // SHT_PROGBITS, SHT_NOBITS
+		return kindIgnored
+	case s.Name == ".altinstr_replacement", s.Name == ".altinstr_aux":
+		return kindSupport
+	case isTable(s.Name):
+		return kindTable
+	case s.Code():
+		return kindCode
+	case s.Flags&0x20 != 0 && s.EntSize == 1: // SHF_STRINGS
+		return kindStrings
+	case s.Flags&0x10 != 0 && s.EntSize > 0 && s.EntSize <= 64: // SHF_MERGE
+		return kindConsts
+	case dataName(s.Name):
+		return kindData
+	}
+	return kindRegistry
+}
+
+func dataName(name string) bool {
+	for _, prefix := range []string{".data", ".bss", ".rodata", ".init.data", ".init.rodata", ".exit.data", ".ref.data", ".ref.rodata",
+		".cpuinit.data", ".meminit", ".lbss", ".ldata", ".lrodata"} {
+		if rest, ok := strings.CutPrefix(name, prefix); ok && (rest == "" || rest[0] == '.') {
+			return true
+		}
+	}
+	return name == "__dyndbg"
+}
+
+// discarded says that a section's content is gone after boot or module load.
+func discarded(name string) bool {
+	return strings.HasPrefix(name, ".init.") || strings.HasPrefix(name, ".exit.") || strings.HasPrefix(name, ".initcall") ||
+		strings.HasPrefix(name, ".exitcall") || strings.HasPrefix(name, ".con_initcall") || strings.HasPrefix(name, ".meminit")
+}
