@@ -3,9 +3,16 @@
 // tables as data, and turns references into plain relocations against exported
 // symbols or into klp relocations (.klp.rela.*) that the kernel resolves by
 // name and position when the patched object is present.
+//
+// The kernel's side is Documentation/livepatch/module-elf-format.rst and
+// kernel/livepatch/core.c. What must not be linked is refused: the error is
+// then an *elfdiff.RefusedError.
 package klpmod
 
 import (
+	"fmt"
+	"regexp"
+
 	"afloat/internal/elfdiff"
 	"afloat/internal/kernel"
 	"afloat/internal/proof"
@@ -41,8 +48,9 @@ type Kernel struct {
 	Symvers  kernel.Symvers
 	// Modules are the shipped modules that Targets name.
 	Modules map[string]*kernel.Module
-	// Vermagic as shipped modules carry it.
-	Vermagic string
+	// Vermagic and Retpoline as shipped modules carry them.
+	Vermagic  string
+	Retpoline bool
 }
 
 // Function is one entry of the klp tables.
@@ -63,4 +71,82 @@ type Stats struct {
 	Entries map[string]int
 	// Notes are facts that a reviewer should know, as sentences.
 	Notes []string
+}
+
+const vmlinux = "vmlinux"
+
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9_]{1,55}$`)
+
+// Link returns the module's bytes, which depend on nothing but the Spec.
+func Link(spec Spec) ([]byte, Stats, error) {
+	if err := spec.validate(); err != nil {
+		return nil, Stats{}, fmt.Errorf("link live patch: %w", err)
+	}
+	l := newLinker(spec)
+	l.gather()
+	l.resolveAll()
+	l.dropForeignKeys()
+	l.generate()
+	if len(l.refusals) > 0 {
+		return nil, Stats{}, fmt.Errorf("link live patch: %w", &elfdiff.RefusedError{Refusals: l.refusals})
+	}
+	if err := l.layOut(); err != nil {
+		return nil, Stats{}, fmt.Errorf("link live patch: %w", err)
+	}
+	return l.encode(), l.stats, nil
+}
+
+func (s Spec) validate() error {
+	switch {
+	case !namePattern.MatchString(s.Name):
+		return fmt.Errorf("name %q: want 1 to 55 letters, digits and underscores", s.Name)
+	case s.Kernel.Vermagic == "":
+		return fmt.Errorf("the kernel's vermagic is not known")
+	case s.Kernel.Kallsyms == nil:
+		return fmt.Errorf("the kernel's symbols are not known")
+	}
+	functions, seen := 0, map[string]bool{}
+	for _, t := range s.Targets {
+		switch {
+		case seen[t.Object]:
+			return fmt.Errorf("object %s is listed twice", t.Object)
+		case t.Object != vmlinux && !namePattern.MatchString(t.Object):
+			return fmt.Errorf("object name %q: want letters, digits and underscores", t.Object)
+		case t.Object != vmlinux && s.Kernel.Modules[t.Object] == nil:
+			return fmt.Errorf("the shipped module %s is not known", t.Object)
+		}
+		seen[t.Object] = true
+		for _, p := range t.Parts {
+			if len(p.Diff.Refusals) > 0 {
+				return &elfdiff.RefusedError{Refusals: p.Diff.Refusals}
+			}
+			functions += len(p.Diff.Changed)
+		}
+	}
+	if functions == 0 {
+		return fmt.Errorf("no function is replaced")
+	}
+	return s.Kernel.layouts()
+}
+
+// layouts checks that the kernel's types have the members that the tables fill in.
+func (k Kernel) layouts() error {
+	for _, need := range []struct {
+		name    string
+		layout  kernel.Layout
+		members []string
+	}{
+		{"module", k.Sizes.Module, []string{"name", "init", "exit"}},
+		{"klp_patch", k.Sizes.KlpPatch, []string{"mod", "objs", "replace"}},
+		{"klp_object", k.Sizes.KlpObject, []string{"name", "funcs"}},
+		{"klp_func", k.Sizes.KlpFunc, []string{"old_name", "new_func", "old_sympos"}},
+	} {
+		for _, m := range need.members {
+			at, ok := need.layout.Offsets[m]
+			if !ok || at < 0 || at+8 > need.layout.Size && m != "replace" || at >= need.layout.Size {
+				return fmt.Errorf("the kernel's struct %s has no member %s: it has no livepatch support", need.name, m)
+			}
+		}
+	}
+	return nil
 }

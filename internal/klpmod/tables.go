@@ -1,0 +1,256 @@
+package klpmod
+
+import (
+	"debug/elf"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strings"
+
+	"afloat/internal/elfdiff"
+)
+
+const (
+	writable = elf.SHF_ALLOC | elf.SHF_WRITE
+	code     = elf.SHF_ALLOC | elf.SHF_EXECINSTR
+	hex20    = 20 // bytes of a build id
+)
+
+// generate adds what the module needs besides the carried chunks: the klp
+// tables, the module's own structure, its two functions and its metadata.
+func (l *linker) generate() {
+	this := l.thisModule()
+	patch := l.patchTable(this)
+	l.initFunction(this, patch)
+	l.exitFunction(this)
+	l.collectImports()
+	l.add(&elfdiff.Chunk{Section: ".modinfo", Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC, Align: 1, Data: l.modinfo()})
+	if l.versioned() {
+		l.add(&elfdiff.Chunk{Section: "__versions", Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC, Align: 32, Data: l.versions()})
+	}
+	l.add(&elfdiff.Chunk{Section: buildIDSection, Type: elf.SHT_NOTE, Flags: elf.SHF_ALLOC, Align: 4, Data: noteHeader()})
+}
+
+// add takes a generated chunk in; its size is that of its data.
+func (l *linker) add(c *elfdiff.Chunk) *elfdiff.Chunk {
+	c.Size = uint64(len(c.Data))
+	added := &chunk{Chunk: c}
+	l.chunks = append(l.chunks, added)
+	for _, f := range c.Relocs {
+		if f.Target.Symbol != nil {
+			l.resolve(added, f.Target.Symbol)
+		}
+	}
+	return c
+}
+
+func pointer(offset int, to *elfdiff.Chunk) elfdiff.Fixup {
+	return elfdiff.Fixup{Offset: uint64(offset), Type: elf.R_X86_64_64, Target: elfdiff.Target{Chunk: to}}
+}
+
+func exported(offset uint64, kind elf.R_X86_64, name string) elfdiff.Fixup {
+	return elfdiff.Fixup{Offset: offset, Type: kind, Target: elfdiff.Target{Symbol: &elfdiff.External{Name: name, Function: true}}, Addend: -4}
+}
+
+// thisModule is what modpost writes as __this_module.
+func (l *linker) thisModule() *elfdiff.Chunk {
+	lay := l.spec.Kernel.Sizes.Module
+	data := make([]byte, lay.Size)
+	copy(data[lay.Offsets["name"]:], l.spec.Name)
+	return l.add(&elfdiff.Chunk{
+		Name: "__this_module", Section: ".gnu.linkonce.this_module", Type: elf.SHT_PROGBITS, Flags: writable, Align: 64, Data: data, Global: true,
+	})
+}
+
+// patchTable writes the klp_patch, one klp_object per target and one klp_func
+// per replaced function. An empty entry ends each list.
+func (l *linker) patchTable(this *elfdiff.Chunk) *elfdiff.Chunk {
+	sizes := l.spec.Kernel.Sizes
+	objects := &elfdiff.Chunk{Name: "klp_objects", Section: ".data", Type: elf.SHT_PROGBITS, Flags: writable, Align: 32}
+	for i := range l.spec.Targets {
+		t := &l.spec.Targets[i]
+		funcs := l.funcTable(t)
+		if funcs == nil {
+			continue
+		}
+		at := len(objects.Data)
+		objects.Data = append(objects.Data, make([]byte, sizes.KlpObject.Size)...)
+		if t.Object != vmlinux {
+			objects.Relocs = append(objects.Relocs, pointer(at+sizes.KlpObject.Offsets["name"], l.text(t.Object)))
+		}
+		objects.Relocs = append(objects.Relocs, pointer(at+sizes.KlpObject.Offsets["funcs"], funcs))
+	}
+	objects.Data = append(objects.Data, make([]byte, sizes.KlpObject.Size)...)
+	l.add(objects)
+
+	patch := &elfdiff.Chunk{Name: "klp_patch", Section: ".data", Type: elf.SHT_PROGBITS, Flags: writable, Align: 32, Data: make([]byte, sizes.KlpPatch.Size)}
+	patch.Data[sizes.KlpPatch.Offsets["replace"]] = 1
+	patch.Relocs = []elfdiff.Fixup{pointer(sizes.KlpPatch.Offsets["mod"], this), pointer(sizes.KlpPatch.Offsets["objs"], objects)}
+	return l.add(patch)
+}
+
+// funcTable returns nil for a target without replaced functions.
+func (l *linker) funcTable(t *Target) *elfdiff.Chunk {
+	lay := l.spec.Kernel.Sizes.KlpFunc
+	table := &elfdiff.Chunk{Name: "klp_funcs_" + t.Object, Section: ".data", Type: elf.SHT_PROGBITS, Flags: writable, Align: 32}
+	for i := range t.Parts {
+		p := &t.Parts[i]
+		for _, f := range p.Diff.Changed {
+			pos, ok := l.functionPosition(t, p, f)
+			if !ok {
+				continue
+			}
+			at := len(table.Data)
+			table.Data = append(table.Data, make([]byte, lay.Size)...)
+			binary.LittleEndian.PutUint64(table.Data[at+lay.Offsets["old_sympos"]:], uint64(pos))
+			table.Relocs = append(table.Relocs,
+				pointer(at+lay.Offsets["old_name"], l.text(f.Name)), pointer(at+lay.Offsets["new_func"], f.Code))
+		}
+	}
+	if len(table.Data) == 0 {
+		return nil
+	}
+	table.Data = append(table.Data, make([]byte, lay.Size)...)
+	return l.add(table)
+}
+
+// functionPosition finds the function to replace, and refuses what the kernel
+// could not find or would replace twice.
+func (l *linker) functionPosition(t *Target, p *Part, f elfdiff.Func) (int, bool) {
+	at, proven := p.Places[f.Original]
+	pos, why := at.Sympos, ""
+	if !proven {
+		pos, why = l.position(t.Object, f.Name, f.Original != nil && f.Original.Local())
+	}
+	entry := Function{Object: t.Object, Name: f.Name, Sympos: pos}
+	switch {
+	case why != "":
+	case f.Code == nil || f.Code.Name == "":
+		why = "it has no code"
+	case slices.Contains(l.stats.Functions, entry):
+		why = "two objects of the patch replace it"
+	}
+	if why != "" {
+		l.refuse(elfdiff.Refusal{Class: elfdiff.ClassSymbol, Symbol: f.Name, Source: f.Source, Why: why,
+			Hint: "Change a function that the running kernel has under one name."})
+		return 0, false
+	}
+	l.stats.Functions = append(l.stats.Functions, entry)
+	return pos, true
+}
+
+func (l *linker) text(s string) *elfdiff.Chunk {
+	return l.add(&elfdiff.Chunk{Section: ".rodata.str", Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC, Align: 1, Data: append([]byte(s), 0)})
+}
+
+// endbr64 lets kernels with indirect branch tracking call the function; others run it as a no-op.
+var endbr64 = []byte{0xf3, 0x0f, 0x1e, 0xfa}
+
+// initFunction is: endbr64; mov $klp_patch,%rdi; jmp klp_enable_patch.
+func (l *linker) initFunction(this, patch *elfdiff.Chunk) {
+	data := append(slices.Clone(endbr64), 0x48, 0xc7, 0xc7, 0, 0, 0, 0, 0xe9, 0, 0, 0, 0, 0xcc)
+	init := l.add(&elfdiff.Chunk{
+		Name: "init_module", Section: ".init.text", Type: elf.SHT_PROGBITS, Flags: code, Align: 16, Function: true, Global: true, Data: data,
+		Relocs: []elfdiff.Fixup{
+			{Offset: 7, Type: elf.R_X86_64_32S, Target: elfdiff.Target{Chunk: patch}},
+			exported(12, elf.R_X86_64_PLT32, "klp_enable_patch"),
+		},
+	})
+	this.Relocs = append(this.Relocs, pointer(l.spec.Kernel.Sizes.Module.Offsets["init"], init))
+}
+
+const returnThunk = "__x86_return_thunk"
+
+// exitFunction does nothing; that it exists lets the module be removed. It
+// returns as the kernel's own code does, through the thunk where there is one.
+func (l *linker) exitFunction(this *elfdiff.Chunk) {
+	exit := &elfdiff.Chunk{
+		Name: "cleanup_module", Section: ".text", Type: elf.SHT_PROGBITS, Flags: code, Align: 16, Function: true, Global: true,
+		Data: append(slices.Clone(endbr64), 0xc3, 0xcc),
+	}
+	_, thunk := l.spec.Kernel.Symvers[returnThunk]
+	if thunk {
+		exit.Data = append(slices.Clone(endbr64), 0xe9, 0, 0, 0, 0, 0xcc)
+		exit.Relocs = []elfdiff.Fixup{exported(5, elf.R_X86_64_PLT32, returnThunk)}
+	}
+	l.add(exit)
+	if thunk {
+		l.add(&elfdiff.Chunk{
+			Section: ".return_sites", Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC, Align: 1, EntSize: 4, Entry: exit, Data: make([]byte, 4),
+			Relocs: []elfdiff.Fixup{{Type: elf.R_X86_64_PC32, Target: elfdiff.Target{Chunk: exit}, Addend: 4}},
+		})
+	}
+	this.Relocs = append(this.Relocs, pointer(l.spec.Kernel.Sizes.Module.Offsets["exit"], exit))
+}
+
+// collectImports lists the exported symbols that kept chunks refer to.
+func (l *linker) collectImports() {
+	for _, c := range l.chunks {
+		for _, f := range c.Relocs {
+			if f.Target.Symbol == nil {
+				continue
+			}
+			r := l.resolved[reference{target: c.target, symbol: f.Target.Symbol}]
+			if r.owner == vmlinux && r.object == "" && !l.imports[r.name] {
+				l.imports[r.name] = true
+				l.stats.Imports = append(l.stats.Imports, r.name)
+			}
+		}
+	}
+	slices.Sort(l.stats.Imports)
+}
+
+// modinfo is what the kernel's loader checks, and what modinfo(8) prints.
+func (l *linker) modinfo() []byte {
+	fields := []string{"license=GPL", "livepatch=Y", "depends=", "name=" + l.spec.Name, "vermagic=" + l.spec.Kernel.Vermagic}
+	if l.spec.Kernel.Retpoline {
+		fields = append(fields, "retpoline=Y")
+	}
+	var spaces []string
+	for name := range l.imports {
+		if ns := l.spec.Kernel.Symvers[name].Namespace; ns != "" {
+			spaces = append(spaces, "import_ns="+ns)
+		}
+	}
+	slices.Sort(spaces)
+	var out []byte
+	for _, f := range append(fields, slices.Compact(spaces)...) {
+		out = append(append(out, f...), 0)
+	}
+	return out
+}
+
+// versioned says that the kernel checks symbol versions (CONFIG_MODVERSIONS).
+func (l *linker) versioned() bool {
+	for field := range strings.FieldsSeq(l.spec.Kernel.Vermagic) {
+		if field == "modversions" {
+			return true
+		}
+	}
+	return false
+}
+
+// versions is an array of struct modversion_info; the kernel wants module_layout first.
+func (l *linker) versions() []byte {
+	var out []byte
+	for _, name := range append([]string{"module_layout"}, l.stats.Imports...) {
+		entry := make([]byte, versionEntry)
+		binary.LittleEndian.PutUint64(entry, uint64(l.spec.Kernel.Symvers[name].CRC))
+		copy(entry[8:versionEntry-1], name)
+		out = append(out, entry...)
+	}
+	return out
+}
+
+const buildIDSection = ".note.gnu.build-id"
+
+// noteHeader is the note with an id of zeros, which encode fills in.
+func noteHeader() []byte {
+	out := binary.LittleEndian.AppendUint32(nil, 4)
+	out = binary.LittleEndian.AppendUint32(out, hex20)
+	out = binary.LittleEndian.AppendUint32(out, 3) // NT_GNU_BUILD_ID
+	out = append(out, "GNU\x00"...)
+	return append(out, make([]byte, hex20)...)
+}
+
+func (f Function) String() string { return fmt.Sprintf("%s:%s,%d", f.Object, f.Name, f.Sympos) }
