@@ -1,0 +1,159 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	leadStream   = "AFLOAT_LEAD"
+	leaseSubject = "afloat.lead.lease"
+	epochSubject = "afloat.lead.epoch"
+)
+
+// Lease says that one server leads. It is for liveness only: what keeps a
+// deposed leader from doing harm is the epoch in every append and every order.
+type Lease struct {
+	// Epoch grows with each leadership and never repeats.
+	Epoch uint64
+
+	store *Store
+	owner string
+	ttl   time.Duration
+	seq   uint64
+}
+
+type leaseJSON struct {
+	Owner string `json:"owner"`
+}
+
+// HeldError says who leads now.
+type HeldError struct{ Owner string }
+
+func (e *HeldError) Error() string { return fmt.Sprintf("the lease is held by server %s", e.Owner) }
+
+func openLead(ctx context.Context, js jetstream.JetStream, replicas int) (jetstream.Stream, error) {
+	stream, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name: leadStream, Subjects: []string{leaseSubject, epochSubject}, Storage: jetstream.FileStorage,
+		Replicas: replicas, MaxMsgsPerSubject: 1, AllowMsgTTL: true,
+		SubjectDeleteMarkerTTL: time.Hour,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", leadStream, err)
+	}
+	return stream, nil
+}
+
+// Lead takes the lease for owner and begins a new epoch. While another owner
+// holds it the error is a *HeldError. The same owner takes it over at once: a
+// server that was killed must not wait for its own ghost. ttl is at least one second.
+func (s *Store) Lead(ctx context.Context, owner string, ttl time.Duration) (*Lease, error) {
+	seq, data, err := s.leadState(ctx, leaseSubject)
+	if err != nil {
+		return nil, fmt.Errorf("take lease: %w", err)
+	}
+	if len(data) > 0 {
+		var held leaseJSON
+		if err := json.Unmarshal(data, &held); err != nil {
+			return nil, fmt.Errorf("take lease: %w", err)
+		}
+		if held.Owner != owner {
+			return nil, &HeldError{Owner: held.Owner}
+		}
+	}
+	l := &Lease{store: s, owner: owner, ttl: ttl, seq: seq}
+	if err := l.Renew(ctx); err != nil {
+		return nil, fmt.Errorf("take lease: %w", err)
+	}
+	if l.Epoch, err = s.nextEpoch(ctx); err != nil {
+		return nil, fmt.Errorf("take lease: %w", err)
+	}
+	return l, nil
+}
+
+// Renew keeps the lease for another ttl, or returns ErrConflict: somebody else leads.
+// It publishes with both the TTL and the expected sequence: a plain KV update
+// would drop the TTL, and the lease would never expire.
+func (l *Lease) Renew(ctx context.Context) error {
+	data, err := json.Marshal(leaseJSON{Owner: l.owner})
+	if err != nil {
+		return fmt.Errorf("renew lease: %w", err)
+	}
+	seq, err := l.store.leadPublish(ctx, leaseSubject, l.seq, data, jetstream.WithMsgTTL(l.ttl))
+	if err != nil {
+		return fmt.Errorf("renew lease: %w", err)
+	}
+	l.seq = seq
+	return nil
+}
+
+func (s *Store) nextEpoch(ctx context.Context) (uint64, error) {
+	seq, data, err := s.leadState(ctx, epochSubject)
+	if err != nil {
+		return 0, err
+	}
+	var epoch uint64
+	if len(data) > 0 {
+		if epoch, err = strconv.ParseUint(string(data), 10, 64); err != nil {
+			return 0, fmt.Errorf("read epoch: %w", err)
+		}
+	}
+	epoch++
+	if _, err := s.leadPublish(ctx, epochSubject, seq, strconv.AppendUint(nil, epoch, 10)); err != nil {
+		return 0, fmt.Errorf("begin epoch %d: %w", epoch, err)
+	}
+	return epoch, nil
+}
+
+// RaiseEpoch makes the next Lead begin above floor: after a restore the epoch
+// must be higher than any that a host has seen.
+func (s *Store) RaiseEpoch(ctx context.Context, floor uint64) error {
+	seq, data, err := s.leadState(ctx, epochSubject)
+	if err != nil {
+		return fmt.Errorf("raise epoch: %w", err)
+	}
+	if now, err := strconv.ParseUint(string(data), 10, 64); err == nil && now >= floor {
+		return nil
+	}
+	if _, err := s.leadPublish(ctx, epochSubject, seq, strconv.AppendUint(nil, floor, 10)); err != nil {
+		return fmt.Errorf("raise epoch: %w", err)
+	}
+	return nil
+}
+
+// leadState returns the last sequence on subject and its data; an expired
+// lease leaves a marker, which has a sequence and no data.
+func (s *Store) leadState(ctx context.Context, subject string) (uint64, []byte, error) {
+	msg, err := s.lead.GetLastMsgForSubject(ctx, subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return 0, nil, nil
+	}
+	if err != nil {
+		return 0, nil, fmt.Errorf("read %s: %w", subject, err)
+	}
+	if msg.Header.Get(jetstream.MarkerReasonHeader) != "" {
+		return msg.Sequence, nil, nil
+	}
+	return msg.Sequence, msg.Data, nil
+}
+
+func (s *Store) leadPublish(ctx context.Context, subject string, last uint64, data []byte, opts ...jetstream.PublishOpt) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, opLimit)
+	defer cancel()
+	opts = append(opts, jetstream.WithExpectLastSequencePerSubject(last), jetstream.WithRetryAttempts(0))
+	ack, err := s.js.PublishMsg(ctx, &nats.Msg{Subject: subject, Data: data, Header: nats.Header{}}, opts...)
+	if isConflict(err) {
+		return 0, ErrConflict
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", ErrUnknown, err)
+	}
+	return ack.Sequence, nil
+}
