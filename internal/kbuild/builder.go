@@ -72,16 +72,16 @@ func (b *Builder) Compile(ctx context.Context, work string, units []Unit, files 
 	}
 	pairs := make([]Pair, len(units))
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(b.parallel())
+	group.SetLimit(b.Jobs())
 	patch := digestFiles(files)
 	for i, u := range units {
 		pairs[i].Unit = u
 		group.Go(func() (err error) {
-			pairs[i].Original, err = b.object(ctx, u, b.Kit.Source(), work, "original", nil)
+			pairs[i].Original, err = b.object(ctx, job{unit: u, tree: b.Kit.Source(), out: filepath.Join(work, "original"), extra: extraFlags()})
 			return err
 		})
 		group.Go(func() (err error) {
-			pairs[i].Patched, err = b.object(ctx, u, tree, work, "patched", patch)
+			pairs[i].Patched, err = b.object(ctx, job{unit: u, tree: tree, out: filepath.Join(work, "patched"), extra: extraFlags(), patch: patch})
 			return err
 		})
 	}
@@ -91,32 +91,46 @@ func (b *Builder) Compile(ctx context.Context, work string, units []Unit, files 
 	return pairs, nil
 }
 
-func (b *Builder) parallel() int {
+// Jobs is how many compilations run at once.
+func (b *Builder) Jobs() int {
 	if b.Parallel > 0 {
 		return b.Parallel
 	}
 	return runtime.NumCPU()
 }
 
+// Plain compiles the original object exactly as the kernel's own build does.
+func (b *Builder) Plain(ctx context.Context, work string, u Unit) (string, error) {
+	return b.object(ctx, job{unit: u, tree: b.Kit.Source(), out: filepath.Join(work, "plain")})
+}
+
+// job is one compilation.
+type job struct {
+	unit  Unit
+	tree  string   // folder that the compiler runs in
+	out   string   // folder that the object goes to
+	extra []string // flags on top of the kernel's own
+	patch []byte   // digest of the patched files; nil for an original
+}
+
 // object returns the path of one compiled object, from the cache if it is there.
-func (b *Builder) object(ctx context.Context, u Unit, tree, work, side string, patch []byte) (string, error) {
-	cached := filepath.Join(b.Kit.Cache(), "objects", b.key(u, patch)+".o")
+func (b *Builder) object(ctx context.Context, j job) (string, error) {
+	cached := filepath.Join(b.Kit.Cache(), "objects", b.key(j)+".o")
 	if !b.NoCache {
 		if _, err := os.Stat(cached); err == nil {
 			return cached, nil
 		}
 	}
-	out := filepath.Join(work, side, u.Object)
+	u, out := j.unit, filepath.Join(j.out, j.unit.Object)
 	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
 		return "", fmt.Errorf("compile %s: %w", u.Source, err)
 	}
-	compile := slices.Concat(u.Compile, extraFlags(), []string{"-c", "-o", out, u.Source})
-	if err := b.run(ctx, u, tree, compile, patch != nil); err != nil {
+	if err := b.run(ctx, j, j.tree, slices.Concat(u.Compile, j.extra, []string{"-c", "-o", out, u.Source})); err != nil {
 		return "", err
 	}
 	if u.Objtool != nil {
 		// objtool is not told which tree it works for: it reads and writes the object alone.
-		if err := b.run(ctx, u, b.Kit.Source(), slices.Concat(u.Objtool, []string{out}), patch != nil); err != nil {
+		if err := b.run(ctx, j, b.Kit.Source(), slices.Concat(u.Objtool, []string{out})); err != nil {
 			return "", err
 		}
 	}
@@ -152,14 +166,14 @@ func keep(object, cached string) error {
 
 // key names an object by all that decides its content: the kernel and its
 // tree, the compiler, the commands, and the patched files.
-func (b *Builder) key(u Unit, patch []byte) string {
+func (b *Builder) key(j job) string {
 	h := sha256.New()
-	for _, part := range slices.Concat([]string{"1", b.Kit.ID.BuildID, b.Kit.ID.Version, b.Kit.CompilerText, u.Source},
-		u.Compile, extraFlags(), u.Objtool) {
+	for _, part := range slices.Concat([]string{"1", b.Kit.ID.BuildID, b.Kit.ID.Version, b.Kit.CompilerText, j.unit.Source},
+		j.unit.Compile, j.extra, j.unit.Objtool) {
 		io.WriteString(h, part)
 		h.Write([]byte{0})
 	}
-	h.Write(patch)
+	h.Write(j.patch)
 	return hex.EncodeToString(h.Sum(nil))
 }
 
@@ -178,7 +192,7 @@ func digestFiles(files map[string][]byte) []byte {
 	return h.Sum(nil)
 }
 
-func (b *Builder) run(ctx context.Context, u Unit, dir string, argv []string, patched bool) error {
+func (b *Builder) run(ctx context.Context, j job, dir string, argv []string) error {
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir, cmd.Env = dir, kit.Environ(os.Environ())
@@ -190,10 +204,10 @@ func (b *Builder) run(ctx context.Context, u Unit, dir string, argv []string, pa
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		return fmt.Errorf("compile %s: %w", u.Source, context.Cause(ctx))
+		return fmt.Errorf("compile %s: %w", j.unit.Source, context.Cause(ctx))
 	}
 	if _, ok := errors.AsType[*exec.ExitError](err); !ok {
-		return fmt.Errorf("compile %s: %w", u.Source, err)
+		return fmt.Errorf("compile %s: %w", j.unit.Source, err)
 	}
-	return &CompileError{Source: u.Source, Patched: patched, Output: out.String(), Err: err}
+	return &CompileError{Source: j.unit.Source, Patched: j.patch != nil, Output: out.String(), Err: err}
 }
