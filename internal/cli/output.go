@@ -49,7 +49,9 @@ func write(w io.Writer, format string, value any, t table) error {
 
 func (t table) write(w io.Writer) error {
 	tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(tw, strings.Join(t.head, "\t"))
+	if len(t.head) > 0 {
+		fmt.Fprintln(tw, strings.Join(t.head, "\t"))
+	}
 	for _, row := range t.rows {
 		fmt.Fprintln(tw, strings.Join(row, "\t"))
 	}

@@ -48,6 +48,9 @@ func New() *cobra.Command {
 func commands() []*cobra.Command {
 	return []*cobra.Command{
 		newKernel(),
+		newBuild(),
+		newInspect(),
+		newKeygen(),
 		newObjdiff(),
 	}
 }

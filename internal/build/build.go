@@ -1,0 +1,268 @@
+// Package build makes a bundle from patches: it applies them to a kit's
+// source, compiles the objects they touch before and after, compares them,
+// proves that the originals are the code that the shipped kernel runs, links a
+// livepatch module and seals it with the publisher's key.
+package build
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"afloat/internal/bundle"
+	"afloat/internal/elfdiff"
+	"afloat/internal/kbuild"
+	"afloat/internal/kit"
+	"afloat/internal/patch"
+)
+
+// Options say what to build.
+type Options struct {
+	Kit *kit.Kit
+	// Name of the patch set, the same for every kernel.
+	Name string
+	CVEs []string
+	// Patches apply in order; the live patch holds all of them.
+	Patches []Input
+	Key     ed25519.PrivateKey
+	// WorkDir is where temporary folders go; "" for the system's.
+	WorkDir string
+	// Parallel compilations; 0 means one per CPU.
+	Parallel int
+	// NoCache compiles everything anew.
+	NoCache bool
+	// Progress, if set, is told what begins, in words.
+	Progress func(string)
+	// Now is when the build began.
+	Now time.Time
+	// Since tells the time passed since Now; time.Since(Now) if nil.
+	Since func() time.Duration
+}
+
+// Input is one diff.
+type Input struct {
+	Name string
+	Text []byte
+}
+
+// Output is a finished build.
+type Output struct {
+	File     []byte // the bundle
+	Manifest bundle.Manifest
+	Module   []byte // the .ko inside it
+	// Notes are what the operator should read, as sentences.
+	Notes []string
+}
+
+// ErrUnchanged says that the patches change no code of the kernel.
+var ErrUnchanged = errors.New("the patch changes nothing in the kernel's objects")
+
+// ClassFile refuses a touched file by its path or kind, before compiling.
+const ClassFile elfdiff.Class = "file"
+
+// Build makes a bundle. Errors that callers tell apart: ErrUnchanged;
+// *elfdiff.RefusedError, what cannot be live patched; *patch.ConflictError, a
+// diff that does not apply; *kbuild.CompileError.
+func Build(ctx context.Context, o Options) (*Output, error) {
+	work, err := os.MkdirTemp(o.WorkDir, "afloat-build-")
+	if err != nil {
+		return nil, fmt.Errorf("build: %w", err)
+	}
+	defer os.RemoveAll(work)
+	b := &builder{Options: o, work: work}
+	if b.Progress == nil {
+		b.Progress = func(string) {}
+	}
+	if b.Since == nil {
+		b.Since = func() time.Duration { return time.Since(o.Now) }
+	}
+	return b.build(ctx)
+}
+
+type builder struct {
+	Options
+	work    string
+	applied *patch.Result
+	units   []kbuild.Unit
+	tables  kit.Tables
+	parts   []*part
+	notes   []string
+}
+
+// part is one recompiled object.
+type part struct {
+	pair     kbuild.Pair
+	diff     *elfdiff.Diff
+	evidence []string
+}
+
+func (b *builder) build(ctx context.Context) (*Output, error) {
+	if err := b.apply(); err != nil {
+		return nil, err
+	}
+	if err := b.plan(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.compile(ctx); err != nil {
+		return nil, err
+	}
+	if err := b.compare(ctx); err != nil {
+		return nil, err
+	}
+	return b.link(ctx)
+}
+
+// apply parses the patches and applies them to the kit's source, in memory.
+func (b *builder) apply() error {
+	b.Progress(fmt.Sprintf("applying %d patches", len(b.Patches)))
+	var patches []*patch.Patch
+	for _, in := range b.Patches {
+		p, err := patch.Parse(in.Name, in.Text)
+		if err != nil {
+			return &patch.ConflictError{Patch: in.Name, File: "the diff itself", Why: err.Error()}
+		}
+		patches = append(patches, p)
+	}
+	root, err := os.OpenRoot(b.Kit.Source())
+	if err != nil {
+		return fmt.Errorf("open source: %w", err)
+	}
+	defer root.Close()
+	b.applied, err = patch.Apply(root.ReadFile, patches...)
+	if err != nil {
+		return err
+	}
+	b.notes = append(b.notes, b.applied.Notes...)
+	return nil
+}
+
+// plan finds the objects to compile, or refuses.
+func (b *builder) plan(ctx context.Context) error {
+	sources := b.applied.Sort()
+	for _, p := range sources.Ignored {
+		b.notes = append(b.notes, p+" is no part of the running kernel and was left out")
+	}
+	refusals := fileRefusals(sources)
+	index, err := kbuild.LoadIndex(ctx, b.Kit, b.Progress)
+	if err != nil {
+		return err
+	}
+	for _, source := range sources.Compile {
+		units, err := index.Units(source)
+		if refused, ok := errors.AsType[*kbuild.RefusedError](err); ok {
+			refusals = append(refusals, elfdiff.Refusal{Class: ClassFile, Symbol: source, Why: refused.Why,
+				Hint: "leave the file out of the patch if this kernel does not need it"})
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		b.units = append(b.units, units...)
+	}
+	switch {
+	case len(refusals) > 0:
+		return &elfdiff.RefusedError{Refusals: refusals}
+	case len(b.units) == 0:
+		return ErrUnchanged
+	}
+	return nil
+}
+
+func fileRefusals(s patch.Sources) []elfdiff.Refusal {
+	var out []elfdiff.Refusal
+	for _, r := range s.Refusals {
+		out = append(out, elfdiff.Refusal{Class: ClassFile, Symbol: r.Path, Why: r.Why, Hint: r.Hint})
+	}
+	for _, h := range s.Headers {
+		out = append(out, elfdiff.Refusal{Class: ClassFile, Symbol: h, Why: "a changed header changes every object that includes it",
+			Hint: "repeat the changed definition, under another name, in the C files that need it"})
+	}
+	return out
+}
+
+func (b *builder) compiler() *kbuild.Builder {
+	return &kbuild.Builder{Kit: b.Kit, Parallel: b.Parallel, NoCache: b.NoCache}
+}
+
+// compile makes both objects of each unit, and reads the kernel's tables meanwhile.
+func (b *builder) compile(ctx context.Context) error {
+	b.Progress(fmt.Sprintf("compiling %d objects before and after", len(b.units)))
+	group, ctx := errgroup.WithContext(ctx)
+	var pairs []kbuild.Pair
+	group.Go(func() (err error) {
+		pairs, err = b.compiler().Compile(ctx, b.work, b.units, b.applied.Files)
+		return err
+	})
+	group.Go(func() (err error) {
+		b.tables, err = b.Kit.Tables()
+		return err
+	})
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	for _, p := range pairs {
+		b.parts = append(b.parts, &part{pair: p})
+	}
+	return nil
+}
+
+// compare diffs each pair of objects and keeps those that differ.
+func (b *builder) compare(ctx context.Context) error {
+	b.Progress("comparing objects")
+	group, _ := errgroup.WithContext(ctx)
+	group.SetLimit(max(1, b.compiler().Jobs()))
+	for _, p := range b.parts {
+		group.Go(func() error { return p.compare(elfdiff.Options{Sizes: b.tables.Sizes}) })
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	var differ []*part
+	var refusals []elfdiff.Refusal
+	for _, p := range b.parts {
+		refusals = append(refusals, p.diff.Refusals...)
+		if p.diff.Empty() {
+			b.notes = append(b.notes, p.pair.Unit.Object+" is the same before and after")
+			continue
+		}
+		differ = append(differ, p)
+	}
+	b.parts = differ
+	switch {
+	case len(refusals) > 0:
+		return &elfdiff.RefusedError{Refusals: refusals}
+	case len(differ) == 0:
+		return ErrUnchanged
+	}
+	return nil
+}
+
+func (p *part) compare(o elfdiff.Options) error {
+	original, err := readObject(p.pair.Original)
+	if err != nil {
+		return fmt.Errorf("read original %s: %w", p.pair.Unit.Object, err)
+	}
+	patched, err := readObject(p.pair.Patched)
+	if err != nil {
+		return fmt.Errorf("read patched %s: %w", p.pair.Unit.Object, err)
+	}
+	if p.diff, err = elfdiff.Compare(original, patched, o); err != nil {
+		return fmt.Errorf("compare %s: %w", p.pair.Unit.Object, err)
+	}
+	return nil
+}
+
+func readObject(path string) (*elfdiff.Object, error) {
+	f, err := os.Open(filepath.Clean(path))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return elfdiff.Read(f)
+}

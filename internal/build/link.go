@@ -1,0 +1,212 @@
+package build
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+
+	"afloat/internal/bundle"
+	"afloat/internal/elfdiff"
+	"afloat/internal/kernel"
+	"afloat/internal/klpmod"
+	"afloat/internal/proof"
+)
+
+// link proves the originals, links the module and seals the bundle.
+func (b *builder) link(ctx context.Context) (*Output, error) {
+	b.Progress("proving that the originals are the shipped code")
+	targets, modules, err := b.prove(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b.Progress("linking")
+	retpoline, err := b.retpoline()
+	if err != nil {
+		return nil, err
+	}
+	name := b.moduleName()
+	module, stats, err := klpmod.Link(klpmod.Spec{
+		Name: name, Targets: targets,
+		Kernel: klpmod.Kernel{
+			Sizes: b.tables.Sizes, Kallsyms: b.tables.Kallsyms, Symvers: b.tables.Symvers,
+			Modules: modules, Vermagic: b.Kit.Vermagic, Retpoline: retpoline,
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	m := b.manifest(name, stats)
+	file, err := bundle.Seal(b.Key, m, module)
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := bundle.Decode(file)
+	if err != nil {
+		return nil, err
+	}
+	return &Output{File: file, Manifest: sealed.Manifest, Module: module, Notes: m.Evidence.Notes}, nil
+}
+
+// prove checks every differing original against the shipped vmlinux or module
+// and sorts the parts by what they are linked into.
+func (b *builder) prove(ctx context.Context) ([]klpmod.Target, map[string]*kernel.Module, error) {
+	var (
+		targets  []klpmod.Target
+		refusals []elfdiff.Refusal
+		modules  = map[string]*kernel.Module{}
+	)
+	for _, object := range b.objects() {
+		img, done, err := b.image(object, modules)
+		if err != nil {
+			return nil, nil, err
+		}
+		target := klpmod.Target{Object: object}
+		for _, p := range b.parts {
+			if p.pair.Unit.Target() != object {
+				continue
+			}
+			result, err := b.check(ctx, img, p)
+			if err != nil {
+				done()
+				return nil, nil, err
+			}
+			refusals = append(refusals, result.Refusals...)
+			p.evidence = result.Evidence
+			target.Parts = append(target.Parts, klpmod.Part{Source: p.pair.Unit.Source, Diff: p.diff, Places: result.Places})
+		}
+		done()
+		targets = append(targets, target)
+	}
+	if len(refusals) > 0 {
+		return nil, nil, &elfdiff.RefusedError{Refusals: refusals}
+	}
+	return targets, modules, nil
+}
+
+// objects lists what the parts are linked into: vmlinux first, then modules by name.
+func (b *builder) objects() []string {
+	var out []string
+	for _, p := range b.parts {
+		if t := p.pair.Unit.Target(); !slices.Contains(out, t) {
+			out = append(out, t)
+		}
+	}
+	slices.SortFunc(out, func(x, y string) int {
+		switch {
+		case x == "vmlinux":
+			return -1
+		case y == "vmlinux":
+			return 1
+		}
+		return strings.Compare(x, y)
+	})
+	return out
+}
+
+// image opens the shipped object; done closes it. A module is added to modules.
+func (b *builder) image(object string, modules map[string]*kernel.Module) (img *proof.Image, done func(), err error) {
+	if object == "vmlinux" {
+		f, err := os.Open(b.Kit.Vmlinux())
+		if err != nil {
+			return nil, nil, fmt.Errorf("read kernel: %w", err)
+		}
+		img, err := proof.Vmlinux(f, b.tables.Kallsyms)
+		if err != nil {
+			f.Close()
+			return nil, nil, err
+		}
+		return img, func() { f.Close() }, nil
+	}
+	path, err := b.Kit.Module(object)
+	if err != nil {
+		return nil, nil, err
+	}
+	file, err := os.ReadFile(path)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read module: %w", err)
+	}
+	if modules[object], err = b.Kit.ReadModule(object); err != nil {
+		return nil, nil, err
+	}
+	img, err = proof.Module(file, modules[object])
+	return img, func() {}, err
+}
+
+// check compares one original with the shipped code. Where it differs, the
+// object is compiled once more exactly as the kernel's build does, because the
+// sections of its own for each function can change a jump's length.
+func (b *builder) check(ctx context.Context, img *proof.Image, p *part) (*proof.Result, error) {
+	in := proof.Input{Source: p.pair.Unit.Source, Diff: p.diff}
+	result := img.Check(in)
+	if len(result.Refusals) == 0 {
+		return result, nil
+	}
+	b.Progress("compiling " + p.pair.Unit.Source + " as the kernel's build did, to compare")
+	path, err := b.compiler().Plain(ctx, b.work, p.pair.Unit)
+	if err != nil {
+		return nil, err
+	}
+	if in.Plain, err = readObject(path); err != nil {
+		return nil, fmt.Errorf("read %s: %w", p.pair.Unit.Object, err)
+	}
+	return img.Check(in), nil
+}
+
+// retpoline says whether the kernel's modules declare that they were built with retpolines.
+func (b *builder) retpoline() (bool, error) {
+	for name := range b.Kit.Modules {
+		m, err := b.Kit.ReadModule(name)
+		if err != nil {
+			return false, err
+		}
+		return m.Retpoline, nil
+	}
+	return false, nil
+}
+
+var notIdent = regexp.MustCompile(`[^A-Za-z0-9_]+`)
+
+// moduleName is unique for the kernel and the patches, so that a host can load
+// a live patch while an earlier one of the same name is still there.
+func (b *builder) moduleName() string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%s\x00%s\x00", b.Kit.ID.BuildID, b.Kit.ID.Version)
+	for _, in := range b.Patches {
+		sum := sha256.Sum256(in.Text)
+		h.Write(sum[:])
+	}
+	name := notIdent.ReplaceAllString(b.Name, "_")
+	return fmt.Sprintf("afloat_%.36s_%s", name, hex.EncodeToString(h.Sum(nil))[:10])
+}
+
+func (b *builder) manifest(module string, stats klpmod.Stats) bundle.Manifest {
+	m := bundle.Manifest{
+		Kind: bundle.KindLive, Name: b.Name, CVEs: b.CVEs, Kernel: b.Kit.ID, Module: module, Replace: true,
+		KlpSymbols: stats.KlpSymbols, Created: b.Now.UTC().Truncate(1e9),
+		Evidence: bundle.Evidence{
+			Kit: b.Kit.Ref.String() + "=" + b.Kit.Package, Compiler: b.Kit.CompilerText, BuildMS: b.Since().Milliseconds(),
+			Notes: slices.Concat(b.Kit.Notes, b.notes, stats.Notes),
+		},
+	}
+	if b.Kit.Ref.Version != "" {
+		m.Evidence.Kit = b.Kit.Ref.String()
+	}
+	for _, f := range stats.Functions {
+		m.Functions = append(m.Functions, bundle.Function{Object: f.Object, Name: f.Name, Sympos: f.Sympos})
+	}
+	for _, in := range b.Patches {
+		sum := sha256.Sum256(in.Text)
+		m.Sources = append(m.Sources, bundle.Source{Name: in.Name, SHA256: hex.EncodeToString(sum[:]), Diff: string(in.Text)})
+	}
+	for _, p := range b.parts {
+		m.Evidence.Objects = append(m.Evidence.Objects, p.pair.Unit.Object)
+		m.Evidence.Proof = append(m.Evidence.Proof, p.evidence...)
+		m.Evidence.Notes = append(m.Evidence.Notes, p.diff.Notes...)
+	}
+	return m
+}

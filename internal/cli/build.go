@@ -1,0 +1,176 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"afloat/internal/build"
+	"afloat/internal/bundle"
+	"afloat/internal/elfdiff"
+	"afloat/internal/kbuild"
+	"afloat/internal/patch"
+)
+
+// exitSource: the patch does not apply, or the patched source does not compile.
+const exitSource = 4
+
+type buildFlags struct {
+	kernel, key, name, out, debs string
+	cves                         []string
+	jobs                         int
+	noCache, quiet               bool
+}
+
+func newBuild() *cobra.Command {
+	var f buildFlags
+	cmd := &cobra.Command{
+		Use:   "build --kernel debian:RELEASE --key KEY --name NAME -o OUT.afloat FIX.patch...",
+		Short: "Build a signed live patch for one kernel from source diffs",
+		Long: `Build a signed live patch for one kernel from source diffs.
+
+The diffs apply in order to the kernel's own source. Only the objects they touch
+are compiled, before and after; the originals are proven to be the code that the
+shipped kernel runs; the difference is linked into a livepatch module that
+replaces every earlier one, and sealed with the publisher's key. A live patch is
+cumulative: give the diffs of the earlier ones first.
+
+Exit codes: 0 built, 1 error, 2 the change cannot be live patched, 3 the diffs
+change nothing in the kernel's objects, 4 a diff does not apply or the patched
+source does not compile.`,
+		Example: "  afloat build --kernel debian:6.1.0-55-amd64 --key publisher --name 2026-11-ext4 -o ext4.afloat ext4.patch",
+		GroupID: "build",
+		Args:    cobra.MinimumNArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return runBuild(cmd, f, args) },
+	}
+	cmd.Flags().StringVar(&f.kernel, "kernel", "", "kernel to build for, debian:RELEASE (required)")
+	cmd.Flags().StringVar(&f.key, "key", "", "publisher's private key, as keygen wrote it (required)")
+	cmd.Flags().StringVar(&f.name, "name", "", "name of the patch set, the same for every kernel (required)")
+	cmd.Flags().StringVarP(&f.out, "output", "o", "", "file to write the bundle to (required)")
+	cmd.Flags().StringArrayVar(&f.cves, "cve", nil, "CVE that the patch fixes; may be repeated")
+	cmd.Flags().IntVarP(&f.jobs, "jobs", "j", 0, "compilations at once; 0 means one per CPU")
+	cmd.Flags().BoolVar(&f.noCache, "no-cache", false, "compile every object anew")
+	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "say nothing unless it goes wrong")
+	cmd.Flags().StringVar(&f.debs, "debs", os.Getenv("AFLOAT_DEB_DIR"), "folder of .deb files to take before asking the archive")
+	for _, name := range []string{"kernel", "key", "name", "output"} {
+		if err := cmd.MarkFlagRequired(name); err != nil {
+			panic(err) // a flag that is not defined above
+		}
+	}
+	return cmd
+}
+
+func runBuild(cmd *cobra.Command, f buildFlags, files []string) error {
+	start := time.Now()
+	keyFile, err := os.ReadFile(f.key)
+	if err != nil {
+		return withHint(fmt.Errorf("read key: %w", err), "`afloat keygen -o %s` makes one", f.key)
+	}
+	key, err := bundle.ParsePrivateKey(keyFile)
+	if err != nil {
+		return err
+	}
+	inputs, err := readDiffs(files)
+	if err != nil {
+		return err
+	}
+	progress := cmd.ErrOrStderr()
+	if f.quiet {
+		progress = io.Discard
+	}
+	cache, err := kitCache(progress, f.debs)
+	if err != nil {
+		return err
+	}
+	k, err := fetchKit(cmd, cache, f.kernel)
+	if err != nil {
+		return err
+	}
+	out, err := build.Build(cmd.Context(), build.Options{
+		Kit: k, Name: f.name, CVEs: f.cves, Patches: inputs, Key: key, Parallel: f.jobs, NoCache: f.noCache, Now: start,
+		Progress: func(step string) { fmt.Fprintf(progress, "%5.1f s  %s\n", time.Since(start).Seconds(), step) },
+	})
+	if err != nil {
+		return explainBuild(err, k.Ref.String())
+	}
+	if err := writeFile(f.out, out.File, 0o644); err != nil {
+		return err
+	}
+	m := out.Manifest
+	fmt.Fprintf(progress, "%5.1f s  done\n", time.Since(start).Seconds())
+	fmt.Fprintf(cmd.OutOrStdout(), "%s: %s for %s, %d functions, %d bytes, %s\n",
+		f.out, m.Name, m.Kernel, len(m.Functions), len(out.File), bundle.DigestOf(out.File))
+	return nil
+}
+
+func readDiffs(files []string) ([]build.Input, error) {
+	var inputs []build.Input
+	for _, name := range files {
+		st, err := os.Stat(name)
+		if err != nil {
+			return nil, fmt.Errorf("read patch: %w", err)
+		}
+		if st.Size() > patch.MaxSize {
+			return nil, fmt.Errorf("read patch %s: larger than %d bytes", name, patch.MaxSize)
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("read patch: %w", err)
+		}
+		inputs = append(inputs, build.Input{Name: filepath.Base(name), Text: text})
+	}
+	return inputs, nil
+}
+
+// explainBuild gives a build's error its exit code and its hint.
+func explainBuild(err error, kernel string) error {
+	if errors.Is(err, build.ErrUnchanged) {
+		return &exitError{exitNothing, err}
+	}
+	if r, ok := errors.AsType[*elfdiff.RefusedError](err); ok {
+		return &exitError{exitRefused, withHint(r, "%s", refusalHints(r.Refusals))}
+	}
+	if _, ok := errors.AsType[*patch.ConflictError](err); ok {
+		return &exitError{exitSource, withHint(err, "the diff must be made against the source of %s", kernel)}
+	}
+	if c, ok := errors.AsType[*kbuild.CompileError](err); ok && c.Patched {
+		return &exitError{exitSource, err}
+	}
+	return err
+}
+
+// refusalHints lists each different way out once.
+func refusalHints(refusals []elfdiff.Refusal) string {
+	var hints []string
+	seen := map[string]bool{"": true}
+	for _, r := range refusals {
+		if !seen[r.Hint] {
+			seen[r.Hint] = true
+			hints = append(hints, r.Hint)
+		}
+	}
+	return strings.Join(hints, "\nhint: ")
+}
+
+// writeFile writes a file whole or not at all.
+func writeFile(path string, data []byte, mode os.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".afloat-*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}

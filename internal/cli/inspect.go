@@ -1,0 +1,150 @@
+package cli
+
+import (
+	"crypto/ed25519"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"afloat/internal/bundle"
+)
+
+// inspection is what inspect prints as json or yaml.
+type inspection struct {
+	Digest bundle.Digest `json:"digest"`
+	Bytes  int           `json:"bytes"`
+	// Publisher is the id of the given key that signed the bundle; "" if none was given.
+	Publisher string          `json:"publisher,omitempty"`
+	Manifest  bundle.Manifest `json:"manifest"`
+}
+
+func newInspect() *cobra.Command {
+	var keys []string
+	var extract string
+	var diffs bool
+	cmd := &cobra.Command{
+		Use:   "inspect FILE.afloat",
+		Short: "Show everything about a bundle",
+		Long: `Show everything about a bundle: its kernel, the functions it replaces, the diffs
+in it and the evidence of its build. With --publisher-key its signature is
+verified as well; without, only that it is whole.`,
+		GroupID: "build",
+		Args:    cobra.ExactArgs(1),
+	}
+	format := outputFlag(cmd)
+	cmd.Flags().StringArrayVar(&keys, "publisher-key", nil, "public key that must have signed the bundle; may be repeated")
+	cmd.Flags().StringVar(&extract, "extract-module", "", "write the kernel module to this file")
+	cmd.Flags().BoolVar(&diffs, "diffs", false, "print the diffs as well")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		file, err := os.ReadFile(args[0])
+		if err != nil {
+			return fmt.Errorf("read bundle: %w", err)
+		}
+		b, err := bundle.Decode(file)
+		if err != nil {
+			return err
+		}
+		i := inspection{Digest: bundle.DigestOf(file), Bytes: len(file), Manifest: b.Manifest}
+		if i.Publisher, err = verify(b, keys); err != nil {
+			return err
+		}
+		if extract != "" {
+			if err := writeFile(extract, b.Payload, 0o644); err != nil {
+				return err
+			}
+		}
+		if *format != "table" {
+			return write(cmd.OutOrStdout(), *format, i, table{})
+		}
+		return i.print(cmd.OutOrStdout(), diffs)
+	}
+	return cmd
+}
+
+// verify returns the id of the key that signed the bundle, or "" where no key was given.
+func verify(b *bundle.Bundle, paths []string) (string, error) {
+	if len(paths) == 0 {
+		return "", nil
+	}
+	var keys []ed25519.PublicKey
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return "", fmt.Errorf("read key: %w", err)
+		}
+		key, err := bundle.ParsePublicKey(data)
+		if err != nil {
+			return "", err
+		}
+		keys = append(keys, key)
+	}
+	key, err := b.Verify(keys)
+	if err != nil {
+		return "", err
+	}
+	return bundle.KeyID(key), nil
+}
+
+// print writes the inspection for people.
+func (i inspection) print(w io.Writer, diffs bool) error {
+	m := i.Manifest
+	t := table{}
+	row := func(name, value string) {
+		if value != "" {
+			t.add(name, value)
+		}
+	}
+	row("name", m.Name)
+	row("cves", strings.Join(m.CVEs, ", "))
+	row("digest", string(i.Digest))
+	if i.Publisher == "" {
+		row("publisher", "not verified: give --publisher-key")
+	} else {
+		row("publisher", i.Publisher+", verified")
+	}
+	row("created", m.Created.Format("2006-01-02 15:04:05 MST"))
+	row("kernel", m.Kernel.Release)
+	row("", m.Kernel.Version)
+	row("build id", m.Kernel.BuildID)
+	row("module", fmt.Sprintf("%s, %d bytes, sha256 %s", m.Module, m.Size, m.SHA256))
+	if m.Replace {
+		row("replace", "every earlier live patch, in one step")
+	}
+	row("klp symbols", fmt.Sprintf("%d looked up when it loads", m.KlpSymbols))
+	row("kit", m.Evidence.Kit)
+	row("compiler", m.Evidence.Compiler)
+	row("build", fmt.Sprintf("%.1f s", float64(m.Evidence.BuildMS)/1000))
+	list := func(name string, items []string) {
+		for n, item := range items {
+			if n > 0 {
+				name = ""
+			}
+			t.add(name, item)
+		}
+	}
+	functions := make([]string, len(m.Functions))
+	for n, f := range m.Functions {
+		functions[n] = fmt.Sprintf("%s:%s,%d", f.Object, f.Name, f.Sympos)
+	}
+	list("replaces", functions)
+	list("objects", m.Evidence.Objects)
+	list("proof", m.Evidence.Proof)
+	list("notes", m.Evidence.Notes)
+	sources := make([]string, len(m.Sources))
+	for n, s := range m.Sources {
+		sources[n] = fmt.Sprintf("%s, sha256 %.16s, %d lines", s.Name, s.SHA256, strings.Count(s.Diff, "\n"))
+	}
+	list("sources", sources)
+	if err := t.write(w); err != nil {
+		return err
+	}
+	if diffs {
+		for _, s := range m.Sources {
+			fmt.Fprintf(w, "\n%s:\n%s", s.Name, s.Diff)
+		}
+	}
+	return nil
+}
