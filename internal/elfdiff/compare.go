@@ -121,6 +121,8 @@ func (c *comparison) sameTarget(o, n *node) bool {
 		return ok && (placeholder(n.name, n.section.Name) || c.sameContent(o, n))
 	case o.symbol != nil || n.symbol != nil:
 		return false
+	case o.kind == kindStrings && sameButLine(o.data, n.data):
+		return true
 	}
 	return c.sameContent(o, n)
 }

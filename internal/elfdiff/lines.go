@@ -2,17 +2,19 @@ package elfdiff
 
 import (
 	"bytes"
+	"regexp"
 )
 
 // lineReach is how far the number that __LINE__ gives may lie from the line
-// that the debug information has for the instruction: a macro call can stretch
-// over many lines.
-const lineReach = 64
+// that the debug information has for the code: in a macro call that stretches
+// over several lines, it is the last one.
+const lineReach = 16
 
 // onlyLines says that two functions of one size differ in nothing but source
 // line numbers that they pass on, as __LINE__ gives them. Each differing
-// immediate must be near the line that the debug information has for its
-// instruction, and must have moved as far as that line has.
+// immediate must be about the line of some instruction of the function, as the
+// debug information has it, and must have moved exactly as far as that line has.
+// Without debug information, every difference counts.
 func (c *comparison) onlyLines(o, n *node) bool {
 	if len(o.data) != len(n.data) {
 		return false
@@ -39,15 +41,18 @@ func (c *comparison) lineMoved(o, n *node, at int, insn instruction) bool {
 	}
 	before := displacement4(o.data[imm:], insn.immSize)
 	after := displacement4(n.data[imm:], insn.immSize)
-	was, ok := c.orig.object.findLine(o.section, o.off+uint64(at))
-	if !ok {
+	theirs := c.orig.object.linesIn(o.section, o.off, o.end())
+	mine := c.patched.object.linesIn(n.section, n.off, n.end())
+	if len(theirs) != len(mine) {
 		return false
 	}
-	is, ok := c.patched.object.findLine(n.section, n.off+uint64(at))
-	if !ok || was.file != is.file {
-		return false
+	for i, is := range mine {
+		was := theirs[i]
+		if before > 0 && was.file == is.file && after-before == int64(is.number-was.number) && abs(after-int64(is.number)) <= lineReach {
+			return true
+		}
 	}
-	return before > 0 && after-before == int64(is.number-was.number) && abs(after-int64(is.number)) <= lineReach
+	return false
 }
 
 func displacement4(b []byte, size int) int64 {
@@ -63,4 +68,15 @@ func abs(v int64) int64 {
 		return -v
 	}
 	return v
+}
+
+var placeInString = regexp.MustCompile(`\.[chS]:[0-9]+`)
+
+// sameButLine says that two string literals differ only in the line of a place
+// in a source file, "net/core/dev.c:10296".
+func sameButLine(o, n []byte) bool {
+	if bytes.Equal(o, n) {
+		return true
+	}
+	return placeInString.Match(o) && bytes.Equal(placeInString.ReplaceAll(o, nil), placeInString.ReplaceAll(n, nil))
 }

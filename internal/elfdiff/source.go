@@ -42,12 +42,25 @@ func (o *Object) declared(sym *Symbol) string {
 	return o.lineAt(sym.Section, sym.Value)
 }
 
-func (o *Object) findLine(s *Section, offset uint64) (line, bool) {
+// linesOf returns a section's line table, empty if the object has none.
+func (o *Object) linesOf(s *Section) []line {
 	if o.lines.once == nil {
-		return line{}, false
+		return nil
 	}
 	o.lines.once.Do(func() { o.lines.lines, _ = readLines(o.lines.file, o) })
-	list := o.lines.lines[s]
+	return o.lines.lines[s]
+}
+
+// linesIn returns the rows of the line table for a range of a section.
+func (o *Object) linesIn(s *Section, from, to uint64) []line {
+	list := o.linesOf(s)
+	i := sort.Search(len(list), func(i int) bool { return list[i].offset >= from })
+	j := sort.Search(len(list), func(i int) bool { return list[i].offset >= to })
+	return list[i:max(i, j)]
+}
+
+func (o *Object) findLine(s *Section, offset uint64) (line, bool) {
+	list := o.linesOf(s)
 	i := sort.Search(len(list), func(i int) bool { return list[i].offset > offset })
 	if i == 0 {
 		return line{}, false
