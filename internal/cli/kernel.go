@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"afloat/internal/kbuild"
 	"afloat/internal/kit"
 )
 
@@ -43,6 +44,11 @@ the archive.`,
 			for _, arg := range args {
 				k, err := fetchKit(cmd, cache, arg)
 				if err != nil {
+					return err
+				}
+				if _, err := kbuild.LoadIndex(cmd.Context(), k, func(step string) {
+					fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s ...\n", k.Ref, step)
+				}); err != nil {
 					return err
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "%s is ready: %s, %s\n", k.Ref, k.ID, k.Dir)

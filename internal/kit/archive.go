@@ -75,8 +75,13 @@ func madison(ctx context.Context, name string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask the archive: %w", err)
 	}
+	return parseMadison(string(out), name), nil
+}
+
+// parseMadison reads lines of "PACKAGE | VERSION | WHERE".
+func parseMadison(out, name string) []string {
 	var versions []string
-	for line := range strings.Lines(string(out)) {
+	for line := range strings.Lines(out) {
 		f := strings.Split(line, "|")
 		if len(f) < 3 || strings.TrimSpace(f[0]) != name || strings.Contains(f[2], " Sources") {
 			continue
@@ -85,7 +90,7 @@ func madison(ctx context.Context, name string) ([]string, error) {
 			versions = append(versions, v)
 		}
 	}
-	return versions, nil
+	return versions
 }
 
 func missing(ctx context.Context, ref Ref, what string) error {
@@ -100,12 +105,19 @@ func missing(ctx context.Context, ref Ref, what string) error {
 // Available lists the kernels that the archive offers, oldest first within a
 // flavour. Errors wrap ErrNoArchive where apt has no lists.
 func Available(ctx context.Context) ([]Ref, error) {
-	out, err := run(ctx, "", "apt-cache", "pkgnames", "linux-image-")
+	// pkgnames would be faster, but lists packages that only others mention.
+	out, err := run(ctx, "", "apt-cache", "search", "--names-only", "^linux-image-[0-9].*-amd64$")
 	if err != nil {
 		return nil, fmt.Errorf("ask the archive: %w", err)
 	}
+	return parseAvailable(string(out))
+}
+
+// parseAvailable reads lines of "PACKAGE - DESCRIPTION".
+func parseAvailable(search string) ([]Ref, error) {
 	var refs []Ref
-	for name := range strings.Lines(string(out)) {
+	for line := range strings.Lines(search) {
+		name, _, _ := strings.Cut(line, " - ")
 		release := strings.TrimPrefix(strings.TrimSpace(name), "linux-image-")
 		ref, err := ParseRef("debian:" + release)
 		// Metapackages such as linux-image-6.1-amd64 and linux-image-cloud-amd64 are no kernels.

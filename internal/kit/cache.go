@@ -63,7 +63,7 @@ func (c *Cache) Fetch(ctx context.Context, ref Ref) (*Kit, error) {
 		return k, nil
 	}
 	dir := c.dir(ref)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return nil, fmt.Errorf("fetch %s: %w", ref, err)
 	}
 	unlock, err := lock(ctx, dir+".lock")
