@@ -38,6 +38,10 @@ check: ## what a change must pass before it is committed, quick tests only
 bench: setup build ## one line per figure: bench NAME VALUE UNIT
 	bin/afloat lab bench
 
+.PHONY: bench-gate
+bench-gate: ## how often the crash gate stops good patches, and how early bad ones (a few minutes)
+	$(GO) run ./internal/sim/gatebench
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (default 30s)
 	@set -e; for f in $$(grep -rl --include='*_test.go' '^func Fuzz' internal); do \
