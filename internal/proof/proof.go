@@ -187,6 +187,8 @@ func (c *checker) agrees(r elfdiff.Reloc, addr uint64) agreement {
 	switch {
 	case !placed && !s.Local() && c.img.has(s.Name, addr):
 		return agree // a weak function that another object overrides
+	case !placed && (c.placer.torn[s.Section] || !c.placer.plausible(s.Section, addr-s.Value)):
+		return disagree // with another reference, or with where the names are
 	case !placed:
 		return unknown
 	case base+s.Value == addr, s.Bind == elfWeak && c.img.has(s.Name, addr):
