@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -26,7 +27,7 @@ type Index struct {
 }
 
 // indexFile is in the kit's cache; its name changes with its format.
-const indexFile = "objects-1.json.gz"
+const indexFile = "objects-2.json.gz"
 
 // minUnits: a kernel has thousands of objects, so fewer mean that make stopped early.
 const minUnits = 500
@@ -73,8 +74,8 @@ func newIndex(units []Unit) *Index {
 // LoadIndex reads the kit's index, or asks make for it first, which takes
 // about 10 s and happens once per kit. progress, if set, is told when it does.
 func LoadIndex(ctx context.Context, k *kit.Kit, progress func(string)) (*Index, error) {
-	path := filepath.Join(k.Cache(), indexFile)
-	if units, err := readIndex(path); err == nil {
+	file := filepath.Join(k.Cache(), indexFile)
+	if units, err := readIndex(file); err == nil {
 		return newIndex(units), nil
 	}
 	if progress != nil {
@@ -84,7 +85,7 @@ func LoadIndex(ctx context.Context, k *kit.Kit, progress func(string)) (*Index, 
 	if err != nil {
 		return nil, fmt.Errorf("list objects of %s: %w", k.Ref, err)
 	}
-	if err := writeIndex(path, units); err != nil {
+	if err := writeIndex(file, units); err != nil {
 		return nil, fmt.Errorf("list objects of %s: %w", k.Ref, err)
 	}
 	return newIndex(units), nil
@@ -123,14 +124,50 @@ func askMake(ctx context.Context, k *kit.Kit) ([]Unit, error) {
 
 func parseUnits(r io.Reader, compiler string) ([]Unit, error) {
 	var units []Unit
+	var late []string
 	scan := bufio.NewScanner(r)
 	scan.Buffer(make([]byte, 1<<16), 16<<20)
 	for scan.Scan() {
 		if u, ok := parseUnit(scan.Text(), compiler); ok {
 			units = append(units, u)
+		} else if late == nil {
+			late = lateObjtool(scan.Text())
 		}
 	}
+	if late != nil {
+		addLateObjtool(units, late)
+	}
 	return units, scan.Err()
+}
+
+// lateObjtool finds the command that kernels with IBT run on each linked
+// module, instead of on each object (delay-objtool in scripts/Makefile.lib).
+func lateObjtool(line string) []string {
+	at := strings.Index(line, "tools/objtool/objtool ")
+	if at < 0 || !strings.Contains(line[at:], " --link ") || !strings.Contains(line[at:], " --module ") {
+		return nil
+	}
+	for _, c := range splitShell(line) {
+		if n := len(c); n > 2 && path.Base(c[0]) == "objtool" && slices.Contains(c, "--link") && strings.HasSuffix(c[n-1], ".o") {
+			return c[:n-1]
+		}
+	}
+	return nil
+}
+
+// addLateObjtool lets objtool run on each object after all: a live patch needs
+// what it adds (unwind tables, return and call sites), and takes it from single objects.
+func addLateObjtool(units []Unit, module []string) {
+	vmlinux := slices.DeleteFunc(slices.Clone(module), func(arg string) bool { return arg == "--module" })
+	for i := range units {
+		switch {
+		case units[i].Objtool != nil:
+		case units[i].Module != "":
+			units[i].Objtool = module
+		default:
+			units[i].Objtool = vmlinux
+		}
+	}
 }
 
 // stored is the index on disk: thousands of objects share few lists of flags.
@@ -148,7 +185,7 @@ type storedUnit struct {
 	Objtool int      `json:"t"`           // index into Flags, or -1
 }
 
-func writeIndex(path string, units []Unit) error {
+func writeIndex(file string, units []Unit) error {
 	var s stored
 	at := map[string]int{}
 	intern := func(flags []string) int {
@@ -172,7 +209,7 @@ func writeIndex(path string, units []Unit) error {
 		}
 		s.Units = append(s.Units, su)
 	}
-	return storeGzip(path, s)
+	return storeGzip(file, s)
 }
 
 // ownFlag finds where the flags begin that differ from object to object.
@@ -180,8 +217,8 @@ func ownFlag(flag string) bool {
 	return strings.HasPrefix(flag, "-DKBUILD_") || strings.HasPrefix(flag, "-D__KBUILD_")
 }
 
-func storeGzip(path string, value any) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+func storeGzip(file string, value any) error {
+	f, err := os.CreateTemp(filepath.Dir(file), ".new-*")
 	if err != nil {
 		return err
 	}
@@ -190,11 +227,11 @@ func storeGzip(path string, value any) error {
 	if err := errors.Join(json.NewEncoder(z).Encode(value), z.Close(), f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	return os.Rename(f.Name(), file)
 }
 
-func readIndex(path string) ([]Unit, error) {
-	f, err := os.Open(path)
+func readIndex(file string) ([]Unit, error) {
+	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
 	}
