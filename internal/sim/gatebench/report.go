@@ -25,7 +25,7 @@ type bench struct {
 // report prints every table, then the headline figures.
 func (b *bench) report() error {
 	b.recall = 100
-	for _, part := range []func() error{b.good, b.tables, b.slow, b.hard, b.late, b.few} {
+	for _, part := range []func() error{b.good, b.tables, b.slow, b.hard, b.late, b.worth, b.few} {
 		if err := part(); err != nil {
 			return err
 		}
@@ -42,6 +42,36 @@ func (b *bench) head(title string, columns ...string) {
 
 func (b *bench) row(cells ...string) {
 	fmt.Fprintf(b.out, "| %s |\n", strings.Join(cells, " | "))
+}
+
+// worth prints what the rates above mean for an operator: how many reverts are
+// deserved if one rollout in ten is as bad as the row says, and how long the
+// gate itself makes a good one.
+func (b *bench) worth() error {
+	b.head("What a revert is worth, and what the gate costs", "b", "precision if 1 rollout in 10 crashes 1/1000 on apply",
+		"recall", "hours of a good rollout p50", "of which bakes", "good rollouts held at any time")
+	for _, rate := range []float64{0.05, 0.2} {
+		good, err := b.play(product(rate), b.runs)
+		if err != nil {
+			return err
+		}
+		w := product(rate)
+		w.patch = harm{onApply: 0.001}
+		bad, err := b.play(w, b.badRuns)
+		if err != nil {
+			return err
+		}
+		recall := float64(stopped(bad, ruleRevert)) / float64(len(bad))
+		wrong := float64(stopped(good, ruleRevert)) / float64(len(good))
+		var hours []float64
+		for _, o := range good {
+			hours = append(hours, o.hours)
+		}
+		b.row(fmt.Sprint(rate), percent(100*0.1*recall/(0.1*recall+0.9*wrong)), percent(100*recall),
+			fmt.Sprintf("%.1f", quantile(hours, 0.5)), fmt.Sprintf("%.0f", w.bake*float64(len(w.stages))), b.share(good, ruleHold))
+	}
+	fmt.Fprintln(b.out)
+	return nil
 }
 
 // good prints how often good patches are stopped.

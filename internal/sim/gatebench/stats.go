@@ -34,9 +34,6 @@ func upperBound(k, n int) float64 {
 	return hi
 }
 
-// lowerBound is the one-sided 95 % lower bound.
-func lowerBound(k, n int) float64 { return 1 - upperBound(n-k, n) }
-
 // atMost is the binomial chance of k or fewer in n.
 func atMost(k, n int, p float64) float64 {
 	if p <= 0 {
