@@ -29,9 +29,8 @@ func (b *builder) link(ctx context.Context) (*Output, error) {
 	if err != nil {
 		return nil, err
 	}
-	name := b.moduleName()
-	module, stats, err := klpmod.Link(klpmod.Spec{
-		Name: name, Targets: targets,
+	name, module, stats, err := b.linkNamed(klpmod.Spec{
+		Targets: targets,
 		Kernel: klpmod.Kernel{
 			Sizes: b.tables.Sizes, Kallsyms: b.tables.Kallsyms, Symvers: b.tables.Symvers,
 			Modules: modules, Vermagic: b.Kit.Vermagic, Retpoline: retpoline,
@@ -169,19 +168,25 @@ func (b *builder) retpoline() (bool, error) {
 	return false, nil
 }
 
+// hashDigits of a module's own hash stand in its name.
+const hashDigits = 10
+
 var notIdent = regexp.MustCompile(`[^A-Za-z0-9_]+`)
 
-// moduleName is unique for the kernel and the patches, so that a host can load
-// a live patch while an earlier one of the same name is still there.
-func (b *builder) moduleName() string {
-	h := sha256.New()
-	fmt.Fprintf(h, "%s\x00%s\x00", b.Kit.ID.BuildID, b.Kit.ID.Version)
-	for _, in := range b.Patches {
-		sum := sha256.Sum256(in.Text)
-		h.Write(sum[:])
+// linkNamed links the module under a name that holds a hash of its own content,
+// so that a host can load a live patch while an earlier one of the same patch
+// set is still there, and the same content always has the same name.
+func (b *builder) linkNamed(spec klpmod.Spec) (string, []byte, klpmod.Stats, error) {
+	stem := fmt.Sprintf("afloat_%.36s_", notIdent.ReplaceAllString(b.Name, "_"))
+	spec.Name = stem + strings.Repeat("0", hashDigits)
+	draft, _, err := klpmod.Link(spec)
+	if err != nil {
+		return "", nil, klpmod.Stats{}, err
 	}
-	name := notIdent.ReplaceAllString(b.Name, "_")
-	return fmt.Sprintf("afloat_%.36s_%s", name, hex.EncodeToString(h.Sum(nil))[:10])
+	sum := sha256.Sum256(draft)
+	spec.Name = stem + hex.EncodeToString(sum[:])[:hashDigits]
+	module, stats, err := klpmod.Link(spec)
+	return spec.Name, module, stats, err
 }
 
 func (b *builder) manifest(module string, stats klpmod.Stats) bundle.Manifest {

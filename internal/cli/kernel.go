@@ -137,7 +137,7 @@ func newKernelList() *cobra.Command {
 }
 
 func listArchive(cmd *cobra.Command, format string) error {
-	refs, err := kit.Available(cmd.Context())
+	offers, err := kit.Available(cmd.Context())
 	if err != nil {
 		return withHint(err, "run `apt-get update`")
 	}
@@ -145,11 +145,17 @@ func listArchive(cmd *cobra.Command, format string) error {
 		Kernel  string `json:"kernel"`
 		Series  string `json:"series"`
 		Flavour string `json:"flavour"`
+		Package string `json:"package"`
+		Source  bool   `json:"source"`
 	}
-	list, t := []offered{}, table{head: []string{"KERNEL", "SERIES", "FLAVOUR"}}
-	for _, r := range refs {
-		list = append(list, offered{r.String(), r.Series(), r.Flavour()})
-		t.add(r.String(), r.Series(), r.Flavour())
+	list, t := []offered{}, table{head: []string{"KERNEL", "SERIES", "FLAVOUR", "PACKAGE", "SOURCE"}}
+	for _, o := range offers {
+		list = append(list, offered{o.Ref.String(), o.Ref.Series(), o.Ref.Flavour(), o.Package, o.Source})
+		source := "missing: cannot be built for"
+		if o.Source {
+			source = "yes"
+		}
+		t.add(o.Ref.String(), o.Ref.Series(), o.Ref.Flavour(), o.Package, source)
 	}
 	return write(cmd.OutOrStdout(), format, list, t)
 }

@@ -18,18 +18,18 @@ var ErrNoArchive = errors.New("apt has no package lists")
 type NotInArchiveError struct {
 	Ref  Ref
 	What string // the package, or package=version, that is missing
-	Have []Ref  // kernels of the same flavour and series, oldest first
+	Have []Ref  // whole kernels of the same flavour and series, oldest first
 }
 
 func (e *NotInArchiveError) Error() string {
 	if len(e.Have) == 0 {
-		return fmt.Sprintf("the archive has no %s, and no other %s kernel of the %s series", e.What, e.Ref.Flavour(), e.Ref.Series())
+		return fmt.Sprintf("the archive has no %s, and no whole %s kernel of the %s series", e.What, e.Ref.Flavour(), e.Ref.Series())
 	}
 	names := make([]string, len(e.Have))
 	for i, r := range e.Have {
 		names[i] = r.Release
 	}
-	return fmt.Sprintf("the archive has no %s; of this flavour and series it has %s", e.What, strings.Join(names, ", "))
+	return fmt.Sprintf("the archive has no %s; of this flavour and series it has, with source, %s", e.What, strings.Join(names, ", "))
 }
 
 // packages are the exact packages that make one kit, all of one source version.
@@ -66,7 +66,25 @@ func (c *Cache) resolve(ctx context.Context, ref Ref) (packages, error) {
 	if len(versions) == 0 {
 		return packages{}, missing(ctx, ref, "linux-image-"+ref.Release)
 	}
-	return packagesOf(ref, versions[0]), nil
+	p := packagesOf(ref, versions[0])
+	return p, c.checkPackages(ctx, ref, p)
+}
+
+// checkPackages makes sure that every package can be had, before anything is fetched.
+func (c *Cache) checkPackages(ctx context.Context, ref Ref, p packages) error {
+	for _, name := range p.names {
+		if findDeb(c.DebDir, name, p.version) != "" || findDeb(filepath.Join(c.dir(ref), "debs"), name, p.version) != "" {
+			continue
+		}
+		have, err := madison(ctx, name)
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(have, p.version) {
+			return missing(ctx, ref, name+"="+p.version)
+		}
+	}
+	return nil
 }
 
 // madison returns the versions of a package in the archive, newest first.
@@ -98,13 +116,62 @@ func missing(ctx context.Context, ref Ref, what string) error {
 	if err != nil {
 		return err
 	}
-	same := slices.DeleteFunc(all, func(r Ref) bool { return r.Flavour() != ref.Flavour() || r.Series() != ref.Series() })
-	return &NotInArchiveError{Ref: ref, What: what, Have: same}
+	e := &NotInArchiveError{Ref: ref, What: what}
+	for _, o := range all {
+		if o.Source && o.Ref.Flavour() == ref.Flavour() && o.Ref.Series() == ref.Series() {
+			e.Have = append(e.Have, o.Ref)
+		}
+	}
+	return e
+}
+
+// Offer is a kernel that the archive has.
+type Offer struct {
+	Ref     Ref
+	Package string // version of the image package
+	// Source says that the archive has the same version of its source, without
+	// which no kit can be made.
+	Source bool
 }
 
 // Available lists the kernels that the archive offers, oldest first within a
 // flavour. Errors wrap ErrNoArchive where apt has no lists.
-func Available(ctx context.Context) ([]Ref, error) {
+func Available(ctx context.Context) ([]Offer, error) {
+	refs, err := availableRefs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	names := []string{"madison"}
+	for _, r := range refs {
+		for _, name := range packagesOf(r, "").names {
+			if !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	out, err := run(ctx, "", "apt-cache", names...)
+	if err != nil {
+		return nil, fmt.Errorf("ask the archive: %w", err)
+	}
+	return offers(refs, string(out)), nil
+}
+
+// offers pairs each kernel with its newest image, and says whether the rest of its packages is there.
+func offers(refs []Ref, madison string) []Offer {
+	var list []Offer
+	for _, r := range refs {
+		p := packagesOf(r, "")
+		images := parseMadison(madison, p.image())
+		if len(images) == 0 {
+			continue
+		}
+		list = append(list, Offer{Ref: r, Package: images[0], Source: slices.Contains(parseMadison(madison, p.source()), images[0]) &&
+			slices.Contains(parseMadison(madison, p.headers()), images[0])})
+	}
+	return list
+}
+
+func availableRefs(ctx context.Context) ([]Ref, error) {
 	// pkgnames would be faster, but lists packages that only others mention.
 	out, err := run(ctx, "", "apt-cache", "search", "--names-only", "^linux-image-[0-9].*-amd64$")
 	if err != nil {
@@ -168,7 +235,7 @@ func debVersions(dir, name string) []string {
 
 // download brings the packages into dir, from the folder of .debs or the
 // archive, and returns their paths in the order of names.
-func (c *Cache) download(ctx context.Context, ref Ref, p packages, dir string) ([]string, error) {
+func (c *Cache) download(ctx context.Context, p packages, dir string) ([]string, error) {
 	paths := make([]string, len(p.names))
 	var ask []string
 	for i, name := range p.names {
@@ -182,7 +249,7 @@ func (c *Cache) download(ctx context.Context, ref Ref, p packages, dir string) (
 	if len(ask) == 0 {
 		return paths, nil
 	}
-	if err := aptDownload(ctx, ref, dir, ask); err != nil {
+	if err := aptDownload(ctx, dir, ask); err != nil {
 		return nil, err
 	}
 	for i, name := range p.names {
@@ -196,17 +263,7 @@ func (c *Cache) download(ctx context.Context, ref Ref, p packages, dir string) (
 	return paths, nil
 }
 
-func aptDownload(ctx context.Context, ref Ref, dir string, ask []string) error {
-	for _, want := range ask {
-		name, version, _ := strings.Cut(want, "=")
-		have, err := madison(ctx, name)
-		if err != nil {
-			return err
-		}
-		if !slices.Contains(have, version) {
-			return missing(ctx, ref, want)
-		}
-	}
+func aptDownload(ctx context.Context, dir string, ask []string) error {
 	args := []string{"-q", "download"}
 	if os.Geteuid() == 0 { // apt's own user cannot write into this folder, and would say so at length
 		args = append([]string{"-o", "APT::Sandbox::User=root"}, args...)

@@ -108,7 +108,7 @@ func (m *maker) download(ctx context.Context) error {
 		return err
 	}
 	var err error
-	m.debs, err = m.cache.download(ctx, m.kit.Ref, m.pkg, m.path("debs"))
+	m.debs, err = m.cache.download(ctx, m.pkg, m.path("debs"))
 	return err
 }
 
