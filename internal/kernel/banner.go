@@ -102,6 +102,33 @@ func readBuildID(file io.ReaderAt) (string, error) {
 	return "", ErrNoIdentity
 }
 
+// ReadBuildIDNote returns the GNU build id in a vmlinux as it lies in the running
+// kernel's memory, and the link address of its first byte. Errors wrap ErrNoIdentity.
+func ReadBuildIDNote(vmlinux io.ReaderAt) (id []byte, addr uint64, err error) {
+	f, err := openELF(vmlinux)
+	if err != nil {
+		return nil, 0, fmt.Errorf("read build id: %w: %w", ErrNoIdentity, err)
+	}
+	for _, s := range f.Sections {
+		if s.Type != elf.SHT_NOTE || s.Flags&elf.SHF_ALLOC == 0 {
+			continue
+		}
+		notes, err := sectionData(s)
+		if err != nil {
+			return nil, 0, fmt.Errorf("read build id: %w", err)
+		}
+		text, ok := ParseBuildID(notes)
+		if !ok {
+			continue
+		}
+		if id, err = hex.DecodeString(text); err != nil {
+			return nil, 0, fmt.Errorf("read build id: %w", err)
+		}
+		return id, s.Addr + uint64(bytes.Index(notes, append([]byte("GNU\x00"), id...))) + 4, nil
+	}
+	return nil, 0, fmt.Errorf("read build id: %w", ErrNoIdentity)
+}
+
 // ParseBuildID finds the GNU build id among ELF notes, the content of .notes
 // or of /sys/kernel/notes, and returns it in lower-case hex.
 func ParseBuildID(notes []byte) (string, bool) {

@@ -5,13 +5,24 @@
 // name and position when the patched object is present.
 //
 // The kernel's side is Documentation/livepatch/module-elf-format.rst and
-// kernel/livepatch/core.c. What must not be linked is refused: the error is
+// kernel/livepatch/core.c.
+//
+// The distance between two symbols of vmlinux is fixed when vmlinux is linked;
+// address space randomisation moves the image as a whole. So where the build id
+// is known, code and data of the live patch reach symbols that are not exported
+// through an exported one, klp_enable_patch, and an addend. The module's first
+// act is to compare the build id: on another kernel it refuses to load, before
+// any of its code has run. Entries of special sections, which the kernel follows
+// before that, keep to names, as do per-CPU symbols, whose values are no addresses.
+//
+// What must not be linked is refused: the error is
 // then an *elfdiff.RefusedError.
 package klpmod
 
 import (
 	"fmt"
 	"regexp"
+	"slices"
 
 	"afloat/internal/elfdiff"
 	"afloat/internal/kernel"
@@ -51,6 +62,13 @@ type Kernel struct {
 	// Vermagic and Retpoline as shipped modules carry them.
 	Vermagic  string
 	Retpoline bool
+	// BuildID and the link address of its first byte in the running kernel, from
+	// kernel.ReadBuildIDNote. With them the module checks before it enables itself
+	// that it runs on exactly this build, and can refer to vmlinux symbols by their
+	// distance instead of by name: the kernel walks its whole symbol table for each
+	// name. Without them every reference is by name.
+	BuildID     []byte
+	BuildIDAddr uint64
 }
 
 // Function is one entry of the klp tables.
@@ -66,7 +84,9 @@ type Stats struct {
 	// KlpSymbols is the number of symbols that the kernel looks up at load: load time grows with it.
 	KlpSymbols int
 	KlpRelocs  int
-	Imports    []string // exported symbols used, with versions
+	// Distances counts the references to vmlinux symbols that need no look-up.
+	Distances int
+	Imports   []string // exported symbols used, with versions
 	// Entries counts the entries kept, by special section.
 	Entries map[string]int
 	// Notes are facts that a reviewer should know, as sentences.
@@ -84,6 +104,7 @@ func Link(spec Spec) ([]byte, Stats, error) {
 	}
 	l := newLinker(spec)
 	l.gather()
+	l.findAnchor()
 	l.resolveAll()
 	l.dropForeignKeys()
 	l.generate()
@@ -93,7 +114,22 @@ func Link(spec Spec) ([]byte, Stats, error) {
 	if err := l.layOut(); err != nil {
 		return nil, Stats{}, fmt.Errorf("link live patch: %w", err)
 	}
+	l.noteReloads()
 	return l.encode(), l.stats, nil
+}
+
+// noteReloads warns of kernels before 6.3, which apply the klp relocations of a
+// module a second time over the first, and refuse: clear_relocate_add is the cure.
+func (l *linker) noteReloads() {
+	if len(l.spec.Kernel.Kallsyms.Lookup("clear_relocate_add")) > 0 {
+		return
+	}
+	for _, t := range l.spec.Targets {
+		uses := func(s *section) bool { return len(s.relas[t.Object]) > 0 }
+		if t.Object != vmlinux && slices.ContainsFunc(l.sections, uses) {
+			l.note("Once module %s is unloaded, this kernel refuses to load it again until the live patch is off.", t.Object)
+		}
+	}
 }
 
 func (s Spec) validate() error {

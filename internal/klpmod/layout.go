@@ -158,15 +158,8 @@ func (l *linker) relocate(c *chunk) error {
 			return fmt.Errorf("%s: %s: relocation %s at %#x of %#x bytes", c.source(), c.Name, f.Type, f.Offset, c.Size)
 		}
 		r := rela{offset: at.offset + f.Offset, kind: f.Type, addend: f.Addend}
-		object := ""
-		if f.Target.Symbol != nil {
-			res := l.resolved[reference{target: c.target, symbol: f.Target.Symbol}]
-			if object = res.object; res.chunk == nil {
-				r.symbol = symbolKey{name: res.name}
-			} else if err := l.toChunk(&r, res.chunk); err != nil {
-				return fmt.Errorf("%s: %s: %w", c.source(), c.Name, err)
-			}
-		} else if err := l.toChunk(&r, f.Target.Chunk); err != nil {
+		object, err := l.point(c, &r, f.Target)
+		if err != nil {
 			return fmt.Errorf("%s: %s: %w", c.source(), c.Name, err)
 		}
 		at.section.relas[object] = append(at.section.relas[object], r)
@@ -175,6 +168,25 @@ func (l *linker) relocate(c *chunk) error {
 		}
 	}
 	return nil
+}
+
+// point sets a relocation's symbol and returns whose .klp.rela it goes to, "" for a plain one.
+func (l *linker) point(c *chunk, r *rela, to elfdiff.Target) (object string, err error) {
+	if to.Symbol == nil {
+		return "", l.toChunk(r, to.Chunk)
+	}
+	res := l.resolved[reference{target: c.target, symbol: to.Symbol}]
+	switch {
+	case res.chunk != nil:
+		return "", l.toChunk(r, res.chunk)
+	case l.byDistance(c, res):
+		r.symbol = symbolKey{name: enablePatch}
+		r.addend += int64(res.addr - l.anchor)
+		l.stats.Distances++
+		return "", nil
+	}
+	r.symbol = symbolKey{name: res.name}
+	return res.object, nil
 }
 
 // toChunk refers to a chunk by its own symbol, or by its section's.

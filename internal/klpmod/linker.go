@@ -22,6 +22,12 @@ type linker struct {
 	byName   map[string]*section
 	places   map[*elfdiff.Chunk]position
 	imports  map[string]bool
+
+	// anchor is the link address of klp_enable_patch if distances may be counted
+	// from it, else 0; image is where symbols move with it.
+	anchor   uint64
+	image    [2]uint64
+	idOffset int64 // of the build id from __start_notes
 }
 
 // chunk is a carried chunk with where it comes from; part and target are nil

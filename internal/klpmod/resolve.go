@@ -29,7 +29,9 @@ type resolution struct {
 	object string
 	// owner has the symbol: vmlinux or a module.
 	owner string
-	weak  bool // undefined, and allowed to be
+	// addr is the link address of a vmlinux symbol that moves with the image, else 0.
+	addr uint64
+	weak bool // undefined, and allowed to be
 }
 
 // resolveAll resolves every reference of every chunk, so that all refusals are known at once.
@@ -61,6 +63,9 @@ func (l *linker) resolve(c *chunk, e *elfdiff.External) {
 
 // find resolves a reference; why is "" or the reason that it cannot.
 func (l *linker) find(c *chunk, e *elfdiff.External) (r resolution, why string) {
+	if c.part == nil && e.Name == startNotes {
+		return l.named(vmlinux, vmlinux, e.Name, false)
+	}
 	if c.part == nil {
 		return l.export(e.Name)
 	}
@@ -85,7 +90,11 @@ func (l *linker) own(c *chunk, e *elfdiff.External) (resolution, string) {
 	}
 	if e.Original != nil {
 		if at, ok := c.part.Places[e.Original]; ok {
-			return klp(object, object, e.Name, at.Sympos), ""
+			r := klp(object, object, e.Name, at.Sympos)
+			if object == vmlinux {
+				r.addr = l.imageAddress(e.Name, at.Addr)
+			}
+			return r, ""
 		}
 	}
 	return l.named(object, object, e.Name, e.Local)
@@ -145,17 +154,23 @@ func klp(object, owner, name string, sympos int) resolution {
 }
 
 func (l *linker) named(object, owner, name string, local bool) (resolution, string) {
-	pos, why := l.position(owner, name, local)
-	return klp(object, owner, name, pos), why
+	pos, addr, why := l.position(owner, name, local)
+	r := klp(object, owner, name, pos)
+	if owner == vmlinux {
+		r.addr = l.imageAddress(name, addr)
+	}
+	return r, why
 }
 
-// position finds the livepatch position of a name that stands for one symbol only.
-func (l *linker) position(owner, name string, local bool) (pos int, why string) {
+// position finds the livepatch position of a name that stands for one symbol
+// only, and in vmlinux its link address.
+func (l *linker) position(owner, name string, local bool) (pos int, addr uint64, why string) {
 	count, found, err := 0, 0, error(nil)
 	if owner == vmlinux {
 		for _, s := range l.spec.Kernel.Kallsyms.Lookup(name) {
 			if isLocal(s.Type) == local {
 				count++
+				addr = s.Addr
 				found, err = l.spec.Kernel.Kallsyms.Sympos(name, s.Addr)
 			}
 		}
@@ -170,13 +185,13 @@ func (l *linker) position(owner, name string, local bool) (pos int, why string) 
 	}
 	switch {
 	case count == 0:
-		return 0, fmt.Sprintf("neither the patch nor %s has it, and no module that may be used exports it", owner)
+		return 0, 0, fmt.Sprintf("neither the patch nor %s has it, and no module that may be used exports it", owner)
 	case count > 1:
-		return 0, fmt.Sprintf("%s has %d symbols of that name, and nothing proves which is meant", owner, count)
+		return 0, 0, fmt.Sprintf("%s has %d symbols of that name, and nothing proves which is meant", owner, count)
 	case err != nil:
-		return 0, err.Error()
+		return 0, 0, err.Error()
 	}
-	return found, ""
+	return found, addr, ""
 }
 
 // isLocal reads a kallsyms type letter; weak symbols are seen by other objects.
@@ -238,6 +253,8 @@ func (l *linker) foreignKey(c *chunk, e *elfdiff.External) (drop bool) {
 		where = c.Entry.Name
 	}
 	switch {
+	case c.Section == ".static_call_sites" && strings.HasPrefix(e.Name, "__SCK__tp_func_"):
+		return true // the tracepoint's static branch is noted
 	case c.Section == ".static_call_sites":
 		l.note("In %s, %s of module %s is called through its trampoline.", where, strings.TrimPrefix(e.Name, "__SCK__"), c.target.Object)
 		return true

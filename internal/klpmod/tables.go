@@ -21,8 +21,7 @@ const (
 func (l *linker) generate() {
 	this := l.thisModule()
 	patch := l.patchTable(this)
-	l.initFunction(this, patch)
-	l.exitFunction(this)
+	l.initFunction(this, patch, l.exitFunction(this))
 	l.collectImports()
 	l.add(&elfdiff.Chunk{Section: ".modinfo", Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC, Align: 1, Data: l.modinfo()})
 	if l.versioned() {
@@ -120,7 +119,7 @@ func (l *linker) functionPosition(t *Target, p *Part, f elfdiff.Func) (int, bool
 	at, proven := p.Places[f.Original]
 	pos, why := at.Sympos, ""
 	if !proven {
-		pos, why = l.position(t.Object, f.Name, f.Original != nil && f.Original.Local())
+		pos, _, why = l.position(t.Object, f.Name, f.Original != nil && f.Original.Local())
 	}
 	entry := Function{Object: t.Object, Name: f.Name, Sympos: pos}
 	switch {
@@ -141,46 +140,6 @@ func (l *linker) functionPosition(t *Target, p *Part, f elfdiff.Func) (int, bool
 
 func (l *linker) text(s string) *elfdiff.Chunk {
 	return l.add(&elfdiff.Chunk{Section: ".rodata.str", Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC, Align: 1, Data: append([]byte(s), 0)})
-}
-
-// endbr64 lets kernels with indirect branch tracking call the function; others run it as a no-op.
-var endbr64 = []byte{0xf3, 0x0f, 0x1e, 0xfa}
-
-// initFunction is: endbr64; mov $klp_patch,%rdi; jmp klp_enable_patch.
-func (l *linker) initFunction(this, patch *elfdiff.Chunk) {
-	data := append(slices.Clone(endbr64), 0x48, 0xc7, 0xc7, 0, 0, 0, 0, 0xe9, 0, 0, 0, 0, 0xcc)
-	init := l.add(&elfdiff.Chunk{
-		Name: "init_module", Section: ".init.text", Type: elf.SHT_PROGBITS, Flags: code, Align: 16, Function: true, Global: true, Data: data,
-		Relocs: []elfdiff.Fixup{
-			{Offset: 7, Type: elf.R_X86_64_32S, Target: elfdiff.Target{Chunk: patch}},
-			exported(12, elf.R_X86_64_PLT32, "klp_enable_patch"),
-		},
-	})
-	this.Relocs = append(this.Relocs, pointer(l.spec.Kernel.Sizes.Module.Offsets["init"], init))
-}
-
-const returnThunk = "__x86_return_thunk"
-
-// exitFunction does nothing; that it exists lets the module be removed. It
-// returns as the kernel's own code does, through the thunk where there is one.
-func (l *linker) exitFunction(this *elfdiff.Chunk) {
-	exit := &elfdiff.Chunk{
-		Name: "cleanup_module", Section: ".text", Type: elf.SHT_PROGBITS, Flags: code, Align: 16, Function: true, Global: true,
-		Data: append(slices.Clone(endbr64), 0xc3, 0xcc),
-	}
-	_, thunk := l.spec.Kernel.Symvers[returnThunk]
-	if thunk {
-		exit.Data = append(slices.Clone(endbr64), 0xe9, 0, 0, 0, 0, 0xcc)
-		exit.Relocs = []elfdiff.Fixup{exported(5, elf.R_X86_64_PLT32, returnThunk)}
-	}
-	l.add(exit)
-	if thunk {
-		l.add(&elfdiff.Chunk{
-			Section: ".return_sites", Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC, Align: 1, EntSize: 4, Entry: exit, Data: make([]byte, 4),
-			Relocs: []elfdiff.Fixup{{Type: elf.R_X86_64_PC32, Target: elfdiff.Target{Chunk: exit}, Addend: 4}},
-		})
-	}
-	this.Relocs = append(this.Relocs, pointer(l.spec.Kernel.Sizes.Module.Offsets["exit"], exit))
 }
 
 // collectImports lists the exported symbols that kept chunks refer to.
