@@ -30,6 +30,7 @@ type RecordKind string
 const (
 	RecordBoot     RecordKind = "boot"     // the agent runs in a boot it has not seen; says how the last one ended
 	RecordShutdown RecordKind = "shutdown" // this boot is about to end in order
+	RecordResumed  RecordKind = "resumed"  // it did not end after all: the agent was started in it again
 	RecordDesired  RecordKind = "desired"  // an order of the server is accepted
 	RecordLocal    RecordKind = "local"    // the host's owner decided by hand
 	RecordIntent   RecordKind = "intent"   // a module is about to be loaded
@@ -185,6 +186,7 @@ func (j Journal) Fold(r Record) (Journal, error) {
 var folds = map[RecordKind]func(Journal, Record) (Journal, error){
 	RecordBoot:     foldBoot,
 	RecordShutdown: func(j Journal, _ Record) (Journal, error) { j.Ended = true; return j, nil },
+	RecordResumed:  func(j Journal, _ Record) (Journal, error) { j.Ended = false; return j, nil },
 	RecordDesired:  foldDesired,
 	RecordLocal:    foldLocal,
 	RecordIntent:   foldIntent,
