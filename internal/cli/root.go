@@ -47,6 +47,11 @@ func New() *cobra.Command {
 // commands lists every subcommand; to add one, write its file and name it here.
 func commands() []*cobra.Command {
 	return []*cobra.Command{
+		newServer(),
+		newToken(),
+		newHosts(),
+		newBundle(),
+		newAudit(),
 		newKernel(),
 		newBuild(),
 		newInspect(),

@@ -166,3 +166,6 @@ func writeFile(dir *os.Root, name string, data []byte) error {
 	}
 	return errors.Join(d.Sync(), d.Close())
 }
+
+// Name tells this server from others: the head of a hash of its CA certificate.
+func (id *Identity) Name() string { return id.ca.Hash()[:16] }

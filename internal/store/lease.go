@@ -157,3 +157,30 @@ func (s *Store) leadPublish(ctx context.Context, subject string, last uint64, da
 	}
 	return ack.Sequence, nil
 }
+
+// Recover settles a renewal whose outcome was lost: it renews again if the
+// lease is still this owner's, or free, and no other epoch has begun.
+func (l *Lease) Recover(ctx context.Context) error {
+	_, epoch, err := l.store.leadState(ctx, epochSubject)
+	if err != nil {
+		return fmt.Errorf("recover lease: %w", err)
+	}
+	if string(epoch) != strconv.FormatUint(l.Epoch, 10) {
+		return fmt.Errorf("recover lease: epoch %s has begun: %w", epoch, ErrConflict)
+	}
+	seq, data, err := l.store.leadState(ctx, leaseSubject)
+	if err != nil {
+		return fmt.Errorf("recover lease: %w", err)
+	}
+	var held leaseJSON
+	if len(data) > 0 {
+		if err := json.Unmarshal(data, &held); err != nil {
+			return fmt.Errorf("recover lease: %w", err)
+		}
+		if held.Owner != l.owner {
+			return &HeldError{Owner: held.Owner}
+		}
+	}
+	l.seq = seq
+	return l.Renew(ctx)
+}

@@ -1,0 +1,138 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"afloat/internal/audit"
+	"afloat/internal/fleet"
+	"afloat/internal/store"
+	"afloat/internal/wire"
+)
+
+// inbox bounds what waits for the owner; NATS drops what does not fit, and the
+// hosts repeat themselves.
+const inbox = 8192
+
+// subscribe routes what hosts send to the owner until unsubscribe is called.
+func (s *Server) subscribe(ctx context.Context) (unsubscribe func(), err error) {
+	var subs []*nats.Subscription
+	unsubscribe = func() {
+		for _, sub := range subs {
+			_ = sub.Unsubscribe() // the connection may be gone already
+		}
+	}
+	for subject, handle := range map[string]func(context.Context, *nats.Msg){
+		wire.AllReports: s.onReport, wire.AllBeats: s.onBeat, wire.AllRequests: s.onOrders,
+	} {
+		sub, err := s.nc.QueueSubscribe(subject, "afloat", func(m *nats.Msg) { handle(ctx, m) })
+		if err != nil {
+			unsubscribe()
+			return nil, fmt.Errorf("subscribe to %s: %w", subject, err)
+		}
+		if err := sub.SetPendingLimits(inbox, -1); err != nil {
+			unsubscribe()
+			return nil, fmt.Errorf("subscribe to %s: %w", subject, err)
+		}
+		subs = append(subs, sub)
+	}
+	return unsubscribe, s.nc.Flush()
+}
+
+// onReport takes a Report and acknowledges it once the owner has it.
+func (s *Server) onReport(ctx context.Context, m *nats.Msg) {
+	id, err := wire.SubjectHost(m.Subject)
+	if err != nil {
+		return // NATS lets no enrolled host publish there
+	}
+	r, err := wire.DecodeReport(m.Data)
+	if err == nil && r.Host != id {
+		err = fmt.Errorf("the report speaks for host %s", r.Host)
+	}
+	if err != nil {
+		s.recorder.refused(ctx, audit.Entry{Who: hostActor(string(id)), What: "host.report", Target: string(id), Reason: err.Error()})
+		return
+	}
+	for _, refusal := range r.Refusals {
+		s.recorder.refused(ctx, audit.Entry{Who: hostActor(string(id)), What: refusal.What + ".apply",
+			Target: string(refusal.Digest), Reason: refusal.Reason, Key: string(id) + "/" + refusal.ID})
+	}
+	now := time.Now()
+	if tell(ctx, s, func(o *owner) { o.heard(id, r, now) }) == nil && m.Reply != "" {
+		if err := m.Respond(nil); err != nil {
+			s.log.Debug("report not acknowledged", "host", id, "err", err)
+		}
+	}
+}
+
+// heard folds one report in. Reports may come late or twice: within one boot
+// and agent run Seq decides, and a run that is older does not come back.
+func (o *owner) heard(id fleet.HostID, r wire.Report, now time.Time) {
+	h := o.hosts[id]
+	if h == nil || !h.reg.Revoked.IsZero() {
+		o.log.Warn("report of an unknown host", "host", id)
+		return
+	}
+	h.seen = now
+	h.beat = wire.Beat{}
+	if h.report.Boot == r.Boot && r.Seq < h.report.Seq && now.Sub(h.told) < lateReport {
+		return
+	}
+	changed := differs(h.report, r)
+	r.Refusals = nil
+	h.report, h.told = r, now
+	if !changed {
+		return
+	}
+	if err := o.store.SaveReport(store.LastReport{At: now, Report: r}); err != nil {
+		o.log.Warn("report not saved", "host", id, "err", err)
+	}
+	o.log.Info("host reports", "host", id, "phase", r.Phase, "generation", r.Generation, "reason", r.Reason)
+	o.dirty = true
+}
+
+// lateReport is how long after a report one with a lower Seq counts as late
+// rather than as the first of a new agent process.
+const lateReport = 2 * time.Second
+
+// differs tells whether anything that matters to a decision has changed.
+func differs(a, b wire.Report) bool {
+	return a.Boot != b.Boot || a.Phase != b.Phase || a.Generation != b.Generation || a.Epoch != b.Epoch ||
+		a.Mode != b.Mode || a.Stopped != b.Stopped || a.Reason != b.Reason || a.Kernel != b.Kernel ||
+		!slices.Equal(a.Live, b.Live) || !slices.Equal(a.Crashes, b.Crashes) ||
+		a.Labels.String() != b.Labels.String() || a.Name != b.Name || a.Agent != b.Agent
+}
+
+// onBeat notes a sign of life.
+func (s *Server) onBeat(ctx context.Context, m *nats.Msg) {
+	id, err := wire.SubjectHost(m.Subject)
+	if err != nil {
+		return
+	}
+	var b wire.Beat
+	if err := wire.Decode(m.Data, &b); err != nil {
+		s.recorder.refused(ctx, audit.Entry{Who: hostActor(string(id)), What: "host.beat", Target: string(id), Reason: err.Error()})
+		return
+	}
+	now := time.Now()
+	if err := tell(ctx, s, func(o *owner) {
+		if h := o.hosts[id]; h != nil {
+			h.seen, h.beat = now, b
+		}
+	}); err != nil {
+		s.log.Debug("beat not taken", "host", id, "err", err)
+	}
+}
+
+// hostOf is the address without its port, so that a stranger is one stranger.
+func hostOf(remote string) string {
+	if host, _, err := net.SplitHostPort(remote); err == nil {
+		return host
+	}
+	return remote
+}
