@@ -174,8 +174,8 @@ func (k *carrier) code(from *node, r ref, direct bool) (Target, *Refusal) {
 	}
 	head := n.head()
 	inside := from.kind == kindCode && from.head() == head
-	call := r.kind == elf.R_X86_64_PLT32
-	pointer := !call && r.addend == 0 || PCRelative(r.kind) && !call && r.addend == -4
+	call := isBranch(from, r)
+	pointer := !call && (r.addend == 0 || PCRelative(r.kind) && r.addend == -4)
 	switch {
 	case direct, inside && !pointer, inside && n.parent != nil, from.kind == kindSupport && head.chunk != nil && !pointer:
 		return Target{Chunk: k.include(n)}, nil
@@ -190,6 +190,16 @@ func (k *carrier) code(from *node, r ref, direct bool) (Target, *Refusal) {
 		return Target{}, k.reference(from, r, "it jumps into "+n.name+", a part of another function")
 	}
 	return Target{Symbol: k.existing(n)}, nil
+}
+
+// isBranch says that the relocation is the operand of a call or jump. The byte
+// before a displacement from RIP is otherwise a ModRM byte below 0x40.
+func isBranch(from *node, r ref) bool {
+	if !PCRelative(r.kind) || from.kind != kindCode && from.kind != kindSupport || r.off == 0 {
+		return false
+	}
+	before := from.data[r.off-1]
+	return before == 0xe8 || before == 0xe9 || before&0xf0 == 0x80 && r.off > 1 && from.data[r.off-2] == 0x0f
 }
 
 // datum resolves a reference to a variable or constant.

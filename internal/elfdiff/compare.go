@@ -242,12 +242,13 @@ func (c *comparison) checkRegistries() {
 	}
 }
 
-// registries are the sections of that kind by name, without empty ones. Names
-// are unique where one symbol has one section.
+// registries are the sections of that kind by name, without empty ones, and
+// code that belongs to no function.
 func registries(g *graph) map[string][]*Section {
 	out := map[string][]*Section{}
 	for _, s := range g.object.Sections {
-		if kindOf(s) == kindRegistry && s.Size > 0 {
+		loose := kindOf(s) == kindCode && !slices.ContainsFunc(g.bySection[s], (*node).function)
+		if (kindOf(s) == kindRegistry || loose) && s.Size > 0 {
 			out[s.Name] = append(out[s.Name], s)
 		}
 	}

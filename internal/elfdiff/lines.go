@@ -2,6 +2,7 @@ package elfdiff
 
 import (
 	"bytes"
+	"path"
 	"regexp"
 )
 
@@ -48,7 +49,7 @@ func (c *comparison) lineMoved(o, n *node, at int, insn instruction) bool {
 	}
 	for i, is := range mine {
 		was := theirs[i]
-		if before > 0 && was.file == is.file && after-before == int64(is.number-was.number) && abs(after-int64(is.number)) <= lineReach {
+		if before > 0 && path.Base(was.file) == path.Base(is.file) && after-before == int64(is.number-was.number) && abs(after-int64(is.number)) <= lineReach {
 			return true
 		}
 	}

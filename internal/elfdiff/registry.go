@@ -21,6 +21,9 @@ func registryRefusal(name string, before, after []*Section) Refusal {
 	case strings.Contains(name, "trace") || name == "_ftrace_events" || name == "__bpf_raw_tp_map":
 		r.Why = "trace events changed, and the running kernel has registered the old ones"
 		r.Hint = "leave trace events as they are; use pr_debug or printk in the patch"
+	case strings.HasPrefix(name, ".text"):
+		r.Class, r.Why = ClassAssembly, "assembler code outside of any C function changed"
+		r.Hint = "leave the assembler code as it is"
 	default:
 		r.Why = "the section changed, and what reads it is not known"
 		r.Hint = "leave what the section holds as it is"

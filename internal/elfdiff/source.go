@@ -136,14 +136,15 @@ func collectLines(info *dwarf.Data, starts []sequenceStart) (map[*Section][]line
 		if err != nil || table == nil {
 			continue
 		}
-		if starts, err = addSequences(out, table, starts); err != nil {
+		dir, _ := unit.Val(dwarf.AttrCompDir).(string)
+		if starts, err = addSequences(out, table, dir, starts); err != nil {
 			return out, err
 		}
 	}
 }
 
 // addSequences reads one unit's table and returns the starts that are left.
-func addSequences(out map[*Section][]line, table *dwarf.LineReader, starts []sequenceStart) ([]sequenceStart, error) {
+func addSequences(out map[*Section][]line, table *dwarf.LineReader, dir string, starts []sequenceStart) ([]sequenceStart, error) {
 	var e dwarf.LineEntry
 	begun, base := false, uint64(0)
 	for {
@@ -164,7 +165,7 @@ func addSequences(out map[*Section][]line, table *dwarf.LineReader, starts []seq
 		at := starts[0]
 		name := "?"
 		if e.File != nil {
-			name = strings.TrimPrefix(e.File.Name, "./")
+			name = strings.TrimPrefix(strings.TrimPrefix(e.File.Name, dir+"/"), "./")
 		}
 		out[at.section] = append(out[at.section], line{at.offset + e.Address - base, name, e.Line})
 	}

@@ -1,0 +1,396 @@
+package elfdiff
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// kernelFlags are the ones of the kernel's that shape the objects.
+var kernelFlags = []string{
+	"-O2", "-g", "-std=gnu11", "-nostdinc", "-fno-PIE", "-mcmodel=kernel", "-mno-red-zone", "-fno-asynchronous-unwind-tables",
+	"-fcf-protection=none", "-fno-common", "-fno-strict-aliasing", "-fno-jump-tables", "-fno-stack-protector", "-w",
+	"-ffunction-sections", "-fdata-sections", "-pg", "-mfentry", "-mrecord-mcount",
+}
+
+// compile returns the object that gcc makes of a C source.
+func compile(t *testing.T, source string) []byte {
+	t.Helper()
+	gcc, err := exec.LookPath("gcc")
+	if err != nil {
+		t.Skip("no gcc")
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "unit.c"), []byte(source), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), gcc, append(slices.Clone(kernelFlags), "-c", "unit.c", "-o", "unit.o")...)
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("gcc: %v\n%s", err, out)
+	}
+	object, err := os.ReadFile(filepath.Join(dir, "unit.o"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return object
+}
+
+func read(t *testing.T, object []byte) *Object {
+	t.Helper()
+	o, err := Read(bytes.NewReader(object))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func diff(t *testing.T, orig, patched string) *Diff {
+	t.Helper()
+	d, err := Compare(read(t, compile(t, orig)), read(t, compile(t, patched)), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+const prelude = `
+extern int printk(const char *, ...);
+extern void sink(void *);
+extern void warn_at(const char *file, int line);
+#define noinline __attribute__((noinline))
+#define notrace __attribute__((no_instrument_function))
+#define WARN_ON(c) do { if (__builtin_expect(!!(c), 0)) warn_at(__FILE__, __LINE__); } while (0)
+#define BUG() asm volatile("1: ud2\n.pushsection __bug_table,\"aw\"\n2: .long 1b - 2b\n.long %c0 - 2b\n.word %c1\n.word 0\n.org 2b+12\n.popsection" \
+	:: "i" (__FILE__), "i" (__LINE__))
+#define EXTABLE(type) asm volatile("1: mov (%rdi), %rax\n2:\n.pushsection __ex_table,\"a\"\n.balign 4\n.long 1b - .\n.long 2b - .\n.long " #type "\n.popsection")
+#define BRANCH(key) ({ asm goto("1: .byte 0x0f,0x1f,0x44,0,0\n.pushsection __jump_table,\"aw\"\n.balign 8\n.long 1b - ., %l[yes] - .\n.quad %c0 - .\n.popsection" \
+	:: "i" (key) :: yes); 0; yes: 1; })
+`
+
+// cases change old to new in source.
+var cases = []struct {
+	name             string
+	source, old, new string
+
+	changed, added, data []string
+	externals            []string // that must be among the Diff's
+	special              map[string]int
+	refused              []Class
+	empty                bool
+}{
+	{
+		name:   "nothing",
+		source: `int f(int a) { return a + 1; }`,
+		empty:  true,
+	},
+	{
+		name:   "a constant",
+		source: `int f(int a) { return a * 35; } int g(int a) { return a * 35; }`,
+		old:    "35", new: "37", changed: []string{"f"}, special: map[string]int{"__mcount_loc": 1},
+	},
+	{
+		name:   "a string literal",
+		source: `int f(void) { return printk("one two three"); }`,
+		old:    "two", new: "TWO", changed: []string{"f"}, externals: []string{"printk"}, special: map[string]int{"__mcount_loc": 1},
+	},
+	{
+		name:   "lines move",
+		source: "int f(int a) { WARN_ON(a > 4); return printk(\"x\"); }\nint g(int a) { if (a) BUG(); return a; }",
+		old:    "int f", new: "\n\n\n\nint f", empty: true,
+	},
+	{
+		name:   "a number that is no line",
+		source: `int f(int a) { if (a) warn_at("x", 5000); return printk("x"); }`,
+		old:    "5000", new: "5004", changed: []string{"f"}, special: map[string]int{"__mcount_loc": 1},
+	},
+	{
+		name:   "new function and data",
+		source: `/*n*/ int f(int a) { /*c*/ return printk("f") + a; }`,
+		old:    "/*n*/", new: `static int level = 7; static noinline int helper(int a) { level += a; return level; }`,
+		empty: true,
+	},
+	{
+		name:   "static function that exists",
+		source: `static noinline int helper(int a) { return printk("%d", a); } int f(int a) { return helper(a) * 3; }`,
+		old:    "* 3", new: "* 7", changed: []string{"f"}, externals: []string{"helper"}, special: map[string]int{"__mcount_loc": 1},
+	},
+	{
+		name:   "static variable keeps its state",
+		source: `int f(void) { static int count = 3; count++; return printk("%d", count) + 1; }`,
+		old:    "+ 1", new: "+ 2", changed: []string{"f"}, externals: []string{"count.0"}, special: map[string]int{"__mcount_loc": 1},
+	},
+	{
+		name: "static variables change places",
+		source: `/*n*/ int f(void) { static int count = 3; count++; return printk("f%d", count) + 1; }
+			int g(void) { static int count = 4; count++; return printk("g%d", count) + 1; }`,
+		old: "/*n*/", new: `int h(void) { static int count = 9; return ++count; }`,
+		added: []string{"h"}, data: []string{"count"}, special: map[string]int{"__mcount_loc": 1},
+	},
+	{
+		name:   "names of functions are copied",
+		source: `int f(int a) { return printk(__func__) + a; }`,
+		old:    "+ a", new: "- a", changed: []string{"f"}, data: []string{"__func__"}, special: map[string]int{"__mcount_loc": 1},
+	},
+	{
+		name:   "stored pointer to a replaced function is the original",
+		source: `static noinline int cb(int a) { return printk("a") + a; } int f(void) { sink(cb); return 0; } int g(int a) { return cb(a); }`,
+		old:    `"a"`, new: `"b"`, changed: []string{"cb"}, special: map[string]int{"__mcount_loc": 1},
+	},
+	{
+		name:   "cold part goes with its function",
+		source: `extern void die(int) __attribute__((cold, noreturn)); int f(int a) { if (a > 3) { printk("bad %d", a); die(a); } return a + 1; }`,
+		old:    "a + 1", new: "a + 2", changed: []string{"f"}, special: map[string]int{"__mcount_loc": 1},
+	},
+	{
+		name:   "exception table",
+		source: `int f(long *p) { EXTABLE(1); return 0; }`,
+		old:    "EXTABLE(1)", new: "EXTABLE(3)", changed: []string{"f"}, special: map[string]int{"__mcount_loc": 1, "__ex_table": 1},
+	},
+	{
+		name:   "key of a static branch",
+		source: `long a[2], b[2]; int f(void) { if (BRANCH(&a)) return printk("y"); return 0; }`,
+		old:    "BRANCH(&a)", new: "BRANCH(&b)", changed: []string{"f"}, externals: []string{"b"},
+		special: map[string]int{"__mcount_loc": 1, "__jump_table": 1},
+	},
+	{
+		name:   "bug table",
+		source: `int f(int a) { if (a > 7) BUG(); return a; }`,
+		old:    "a > 7", new: "a > 9", changed: []string{"f"}, special: map[string]int{"__mcount_loc": 1, "__bug_table": 1},
+	},
+	{
+		name: "sharing a section", // the assembler resolves the call between them
+		source: `#define S __attribute__((section(".sched.text")))
+			S noinline static int inner(int a) { return printk("i") + a; } S int f(int a) { return inner(a) * 3; }`,
+		old: "* 3", new: "* 5", changed: []string{"f"}, externals: []string{"inner"}, special: map[string]int{"__mcount_loc": 1},
+	},
+	{
+		name:   "init code",
+		source: `__attribute__((section(".init.text"))) int f(void) { return printk("boot"); }`,
+		old:    "boot", new: "BOOT", refused: []Class{ClassInit},
+	},
+	{
+		name:   "initial value of a variable",
+		source: `int level = 3; int f(void) { return level; }`,
+		old:    "3", new: "4", refused: []Class{ClassData},
+	},
+	{
+		name:   "initial value of a constant table",
+		source: `static int a(int x) { return x; } static int b(int x) { return -x; } struct { int (*op)(int); } ops = { a }; void f(void) { sink(b); }`,
+		old:    "{ a }", new: "{ b }", refused: []Class{ClassData},
+	},
+	{
+		name:   "size of a variable",
+		source: `long state[4]; void f(void) { sink(state); }`,
+		old:    "[4]", new: "[5]", refused: []Class{ClassData},
+	},
+	{
+		name:   "function that cannot be traced",
+		source: `notrace int f(void) { return printk("a"); }`,
+		old:    `"a"`, new: `"b"`, refused: []Class{ClassNoHook},
+	},
+	{
+		name:   "a section that is not known",
+		source: `__attribute__((section("mystery"), used)) int magic = 3; int f(void) { return 1; }`,
+		old:    "magic = 3", new: "magic = 4", refused: []Class{ClassSection},
+	},
+	{
+		name:   "a new initcall",
+		source: `/*n*/ int f(void) { return 1; }`,
+		old:    "/*n*/", new: `static int boot(void) { return 0; } __attribute__((section(".initcall6.init"), used)) void *call = boot;`,
+		refused: []Class{ClassInit},
+	},
+	{
+		name:   "a new export",
+		source: `/*n*/ int f(void) { return 1; }`,
+		old:    "/*n*/", new: `extern int f(void); __attribute__((section("___ksymtab+f"), used)) void *exported = f;`,
+		refused: []Class{ClassExport},
+	},
+	{
+		name:   "a static variable whose uses contradict",
+		source: `int f(void) { static int count; return ++count; } int g(void) { static int count; count += 2; return count; }`,
+		old:    "return ++count", new: "static long other; { static int count; ++count; } return ++count",
+		refused: []Class{ClassStaticLocal},
+	},
+	{
+		name:   "a section group",
+		source: `/*n*/ int f(void) { return 1; }`,
+		old:    "/*n*/", new: `asm(".section .text.shared,\"axG\",@progbits,shared,comdat\n.byte 0x90\n.text");`,
+		refused: []Class{ClassAssembly, ClassGroup},
+	},
+}
+
+func TestCompare(t *testing.T) {
+	for _, tt := range cases {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			patched := strings.Replace(tt.source, tt.old, tt.new, 1)
+			if tt.old != "" && patched == tt.source {
+				t.Fatalf("%q is not in the source", tt.old)
+			}
+			d := diff(t, prelude+tt.source, prelude+patched)
+			var classes []Class
+			for _, r := range d.Refusals {
+				classes = append(classes, r.Class)
+				if r.Why == "" || r.Hint == "" || r.Symbol == "" && r.Section == "" {
+					t.Errorf("refusal does not explain itself: %+v", r)
+				}
+			}
+			if got := slices.Compact(classes); !slices.Equal(got, tt.refused) {
+				t.Fatalf("refused %v, want %v", d.Refusals, tt.refused)
+			}
+			if len(tt.refused) > 0 {
+				return
+			}
+			if d.Empty() != tt.empty {
+				t.Errorf("empty is %v", d.Empty())
+			}
+			sameNames(t, "changed", names(d.Changed), tt.changed)
+			sameNames(t, "new", names(d.New), tt.added)
+			sameNames(t, "data", dataNames(d.Data), tt.data)
+			if tt.special == nil {
+				tt.special = map[string]int{}
+			}
+			if what := cmp.Diff(tt.special, d.Special); what != "" {
+				t.Errorf("special sections:\n%s", what)
+			}
+			for _, want := range tt.externals {
+				if !slices.ContainsFunc(d.Externals, func(e *External) bool { return e.Name == want }) {
+					t.Errorf("%s is not referred to", want)
+				}
+			}
+			checkChunks(t, d)
+		})
+	}
+}
+
+func names(list []Func) (out []string) {
+	for _, f := range list {
+		out = append(out, f.Name)
+	}
+	return out
+}
+
+func dataNames(list []Datum) (out []string) {
+	for _, v := range list {
+		out = append(out, baseName(v.Name))
+	}
+	return out
+}
+
+func sameNames(t *testing.T, what string, got, want []string) {
+	t.Helper()
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("%s: %v, want %v", what, got, want)
+	}
+}
+
+// checkChunks checks what a linker relies on.
+func checkChunks(t *testing.T, d *Diff) {
+	t.Helper()
+	known := map[*Chunk]bool{}
+	for _, c := range d.Chunks {
+		known[c] = true
+	}
+	for _, c := range d.Chunks {
+		if c.Data != nil && uint64(len(c.Data)) != c.Size || c.Align == 0 || c.Align&(c.Align-1) != 0 {
+			t.Errorf("chunk %s of %s: %d bytes, size %d, alignment %d", c.Name, c.Section, len(c.Data), c.Size, c.Align)
+		}
+		for _, f := range c.Relocs {
+			if (f.Target.Chunk == nil) == (f.Target.Symbol == nil) {
+				t.Errorf("chunk %s: a relocation has no target, or two", c.Name)
+			}
+			if f.Target.Chunk != nil && !known[f.Target.Chunk] {
+				t.Errorf("chunk %s: a relocation's target is not carried", c.Name)
+			}
+			if f.Offset+Width(f.Type) > c.Size {
+				t.Errorf("chunk %s: relocation at %d of %d bytes", c.Name, f.Offset, c.Size)
+			}
+		}
+	}
+}
+
+// A patch may do several things at once.
+func TestCompareNewHelper(t *testing.T) {
+	orig := prelude + `int f(int a) { return printk("f") + a; }`
+	patched := prelude + `static int level = 7;
+		static noinline int helper(int a) { static int calls; calls++; level += a; return level + calls; }
+		int f(int a) { return helper(printk("f") + a); }`
+	d := diff(t, orig, patched)
+	sameNames(t, "changed", names(d.Changed), []string{"f"})
+	sameNames(t, "new", names(d.New), []string{"helper"})
+	sameNames(t, "data", dataNames(d.Data), []string{"calls", "level"})
+	if d.New[0].Original != nil || d.Changed[0].Original == nil {
+		t.Error("the new function has an original, or the changed one has none")
+	}
+	if !strings.HasPrefix(d.Changed[0].Source, "unit.c:") {
+		t.Errorf("source is %q", d.Changed[0].Source)
+	}
+	checkChunks(t, d)
+}
+
+// The state of a static variable is that of the same function, whatever the compiler calls it.
+func TestCompareStaticLocalByUse(t *testing.T) {
+	body := `int f(int a) { static int count = 3; count += a; return printk("f%d", count) + 1; }
+		int g(int a) { static int count = 4; count -= a; return printk("g%d", count) + 1; }`
+	orig := prelude + body
+	patched := prelude + `int h(int a) { static int count = 9; count ^= a; return count; }` +
+		strings.Replace(body, `"g%d", count) + 1`, `"g%d", count) + 2`, 1)
+	o, p := read(t, compile(t, orig)), read(t, compile(t, patched))
+	d, err := Compare(o, p, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sameNames(t, "changed", names(d.Changed), []string{"g"})
+	i := slices.IndexFunc(d.Externals, func(e *External) bool { return strings.HasPrefix(e.Name, "count.") })
+	if i < 0 {
+		t.Fatal("count is not referred to")
+	}
+	s := d.Externals[i].Original
+	if got := s.Section.Data[s.Value]; got != 4 {
+		t.Errorf("g uses the variable that begins with %d, want its own, which begins with 4", got)
+	}
+}
+
+// A pointer that outlives the live patch must not point into it.
+func TestComparePointerToReplaced(t *testing.T) {
+	source := prelude + `static noinline int cb(int a) { return printk("a") + a; }
+		int f(int a) { sink(cb); return cb(a) + printk("f"); }`
+	d := diff(t, source, strings.NewReplacer(`"a"`, `"b"`, `"f"`, `"g"`).Replace(source))
+	sameNames(t, "changed", names(d.Changed), []string{"cb", "f"})
+	i := slices.IndexFunc(d.Changed, func(f Func) bool { return f.Name == "f" })
+	var stored, called bool
+	for _, r := range d.Changed[i].Code.Relocs {
+		stored = stored || r.Target.Symbol != nil && r.Target.Symbol.Name == "cb"
+		called = called || r.Target.Chunk != nil && r.Target.Chunk.Name == "cb"
+	}
+	if !stored || !called {
+		t.Errorf("stored pointer to the original: %v, call of the patched: %v", stored, called)
+	}
+}
+
+func TestCompareIgnoredFunction(t *testing.T) {
+	source := prelude + `int f(int a) { return a * 35; } int g(int a) { return a * 39; }`
+	o, p := read(t, compile(t, source)), read(t, compile(t, strings.NewReplacer("35", "37", "39", "41").Replace(source)))
+	d, err := Compare(o, p, Options{IgnoreFunctions: []string{"g"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sameNames(t, "changed", names(d.Changed), []string{"f"})
+}
+
+func TestCompareOtherCompiler(t *testing.T) {
+	o := read(t, compile(t, "int f(void) { return 1; }"))
+	p := *o
+	p.Compiler = "GCC: another"
+	if _, err := Compare(o, &p, Options{}); err == nil {
+		t.Error("objects of two compilers were compared")
+	}
+}
