@@ -10,7 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"afloat/internal/elfdiff"
@@ -36,6 +35,7 @@ func testKernel() Kernel {
 		{Addr: image + 0x800, Type: 'd', Name: "datum"},
 		{Addr: image + 0x900, Type: 'R', Name: "__start_notes"},
 		{Addr: image + 0xa00, Type: 'T', Name: "victim"},
+		{Addr: image + 0xb00, Type: 'A', Name: "absolute"},
 		{Addr: image + 0x10000, Type: 'B', Name: "_end"},
 	}
 	vers := kernel.Symvers{}
@@ -132,6 +132,7 @@ func TestReferences(t *testing.T) {
 		"own, unexported": {target: external("hidden", false, true), want: image + 0x600, klp: ".klp.sym.vmlinux.hidden,0"},
 		"local datum":     {target: external("datum", true, true), want: image + 0x800, klp: ".klp.sym.vmlinux.datum,0"},
 		"per-CPU":         {target: external("percpu_hidden", false, false), want: 0x2c000, klp: ".klp.sym.vmlinux.percpu_hidden,0", far: true},
+		"absolute":        {target: external("absolute", false, false), want: image + 0xb00, klp: ".klp.sym.vmlinux.absolute,0", far: true},
 		"weak, nowhere":   {target: elfdiff.Target{Symbol: &elfdiff.External{Name: "absent", Original: &elfdiff.Symbol{Name: "absent", Bind: elf.STB_WEAK}}}, want: 0},
 		"second of a name": {
 			target: elfdiff.Target{Symbol: &elfdiff.External{Name: "twice", Local: true, Defined: true, Original: local}},
@@ -195,126 +196,6 @@ func TestModuleReferences(t *testing.T) {
 	}
 }
 
-func TestTables(t *testing.T) {
-	k := identified(testKernel())
-	spec := Spec{Name: "fix", Kernel: k, Targets: []Target{
-		{Object: "vmlinux", Parts: []Part{part(codeChunk("victim")), part(codeChunk("hidden"))}},
-		{Object: "ext9", Parts: []Part{modulePart(codeChunk("ext9_fix"))}},
-	}}
-	ko, stats, err := Link(spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := load(t, ko, k)
-	want := []loadedFunction{
-		{Function{"vmlinux", "victim", 0}, "victim"}, {Function{"vmlinux", "hidden", 0}, "hidden"}, {Function{"ext9", "ext9_fix", 0}, "ext9_fix"},
-	}
-	if diff := cmp.Diff(want, m.functions(t, k.Sizes)); diff != "" {
-		t.Errorf("klp tables (-want +got):\n%s", diff)
-	}
-	if len(stats.Functions) != 3 || stats.Functions[2] != want[2].Function {
-		t.Errorf("stats list %v", stats.Functions)
-	}
-	this, patch := m.symbols["__this_module"], m.symbols["klp_patch"]
-	if got := m.word(t, patch); got != this {
-		t.Errorf("klp_patch.mod is %#x, want __this_module at %#x", got, this)
-	}
-	if b, err := m.bytesAt(patch+24, 1); err != nil || b[0] != 1 {
-		t.Errorf("klp_patch.replace is %v, %v", b, err)
-	}
-	if got := m.text(t, this+24); got != "fix" {
-		t.Errorf("module name %q", got)
-	}
-	if m.word(t, this+312) != m.symbols["init_module"] || m.word(t, this+848) != m.symbols["cleanup_module"] {
-		t.Error("__this_module does not point at init_module and cleanup_module")
-	}
-	if len(m.section(".gnu.linkonce.this_module")) != 896 {
-		t.Error("__this_module has another size than struct module")
-	}
-}
-
-// TestInitFunction decodes init_module's operands: what it compares, and where it jumps.
-func TestInitFunction(t *testing.T) {
-	imm := func(m *memory, at uint64) uint64 {
-		b, err := m.bytesAt(m.symbols["init_module"]+at, 4)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return uint64(int64(int32(binary.LittleEndian.Uint32(b))))
-	}
-	jump := func(m *memory, at uint64) uint64 { return m.symbols["init_module"] + at + 4 + imm(m, at) }
-	plain := testKernel()
-	ko, _, err := Link(vmlinuxSpec(plain, part(codeChunk("victim"))))
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := load(t, ko, plain)
-	if imm(m, 7) != m.symbols["klp_patch"] || jump(m, 12) != image+0x100 {
-		t.Errorf("init_module enables %#x through %#x", imm(m, 7), jump(m, 12))
-	}
-
-	k := identified(plain)
-	if ko, _, err = Link(vmlinuxSpec(k, part(codeChunk("victim")))); err != nil {
-		t.Fatal(err)
-	}
-	m = load(t, ko, k)
-	if got := imm(m, 7); got != k.BuildIDAddr {
-		t.Errorf("compares %#x, want the build id at %#x", got, k.BuildIDAddr)
-	}
-	if id, err := m.bytesAt(imm(m, 14), 20); err != nil || !bytes.Equal(id, k.BuildID) {
-		t.Errorf("compares with %x, %v", id, err)
-	}
-	if imm(m, 30) != m.symbols["klp_patch"] || jump(m, 35) != image+0x100 {
-		t.Errorf("init_module enables %#x through %#x", imm(m, 30), jump(m, 35))
-	}
-	code, err := m.bytesAt(m.symbols["init_module"], 51)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if skip := code[26]; code[25] != 0x75 || 27+int(skip) != 40 || code[40] != 0xb8 {
-		t.Errorf("jne skips %d bytes of % x", skip, code)
-	}
-	if got := jump(m, 46); got != m.symbols["cleanup_module"]+4 {
-		t.Errorf("the refusal returns through %#x, want %#x", got, m.symbols["cleanup_module"]+4)
-	}
-}
-
-func TestMetadata(t *testing.T) {
-	k := testKernel()
-	shown := k.Symvers["shown"]
-	shown.Namespace = "TEST"
-	k.Symvers["shown"] = shown
-	ko, stats, err := Link(vmlinuxSpec(k, part(codeChunk("victim", external("shown", false, false)))))
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := load(t, ko, k)
-	info := string(m.section(".modinfo"))
-	for _, want := range []string{"license=GPL", "livepatch=Y", "depends=", "name=fix", "vermagic=" + k.Vermagic, "retpoline=Y", "import_ns=TEST"} {
-		if !slices.Contains(strings.Split(info, "\x00"), want) {
-			t.Errorf(".modinfo lacks %q: %q", want, info)
-		}
-	}
-	want := []string{"__x86_return_thunk", "klp_enable_patch", "shown"}
-	if diff := cmp.Diff(want, stats.Imports); diff != "" {
-		t.Errorf("imports (-want +got):\n%s", diff)
-	}
-	versions := m.section("__versions")
-	if len(versions) != 64*4 {
-		t.Fatalf("__versions has %d bytes", len(versions))
-	}
-	for i, name := range append([]string{"module_layout"}, want...) {
-		entry := versions[64*i:][:64]
-		got, _, _ := strings.Cut(string(entry[8:]), "\x00")
-		if crc := binary.LittleEndian.Uint64(entry); got != name || crc != uint64(k.Symvers[name].CRC) {
-			t.Errorf("version %d is %s %#x, want %s %#x", i, got, crc, name, k.Symvers[name].CRC)
-		}
-	}
-	if id, ok := kernel.ParseBuildID(m.section(".note.gnu.build-id")); !ok || strings.Trim(id, "0") == "" {
-		t.Errorf("build id %q", id)
-	}
-}
-
 func TestHooksAreListed(t *testing.T) {
 	k := testKernel()
 	c := codeChunk("victim", external("__fentry__", false, false))
@@ -357,6 +238,37 @@ func TestEntriesAreAdjacentAndByName(t *testing.T) {
 	}
 	if !slices.Contains(m.klp, ".klp.sym.vmlinux.datum,0") {
 		t.Errorf("the key is not looked up by name: %v", m.klp)
+	}
+}
+
+// TestEarlyReadersGoByName: what the kernel reads before init_module has compared
+// the build id must not depend on distances.
+func TestEarlyReadersGoByName(t *testing.T) {
+	k := identified(testKernel())
+	for name, tt := range map[string]struct {
+		section string
+		entry   bool
+		want    bool
+	}{
+		"replacement":   {".altinstr_replacement", false, true},
+		"unknown entry": {"__new_table", true, true},
+		"data":          {".data", false, false},
+	} {
+		c, other := codeChunk("victim"), codeChunk("other", external("hidden", false, false))
+		other.Section = tt.section
+		if tt.entry {
+			other.Entry = c
+		}
+		if tt.section == ".data" {
+			other.Flags = elf.SHF_ALLOC | elf.SHF_WRITE
+		}
+		ko, stats, err := Link(vmlinuxSpec(k, part(c, other)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.Contains(load(t, ko, k).klp, ".klp.sym.vmlinux.hidden,0"); got != tt.want || stats.Distances == 0 == !tt.want {
+			t.Errorf("%s: by name: %t, want %t; %d distances", name, got, tt.want, stats.Distances)
+		}
 	}
 }
 
