@@ -29,11 +29,16 @@ func (b *builder) link(ctx context.Context) (*Output, error) {
 	if err != nil {
 		return nil, err
 	}
+	id, idAddr, err := b.buildID()
+	if err != nil {
+		return nil, err
+	}
 	name, module, stats, err := b.linkNamed(klpmod.Spec{
 		Targets: targets,
 		Kernel: klpmod.Kernel{
 			Sizes: b.tables.Sizes, Kallsyms: b.tables.Kallsyms, Symvers: b.tables.Symvers,
 			Modules: modules, Vermagic: b.Kit.Vermagic, Retpoline: retpoline,
+			BuildID: id, BuildIDAddr: idAddr,
 		},
 	})
 	if err != nil {
@@ -214,4 +219,14 @@ func (b *builder) manifest(module string, stats klpmod.Stats) bundle.Manifest {
 		m.Evidence.Notes = append(m.Evidence.Notes, p.diff.Notes...)
 	}
 	return m
+}
+
+// buildID is the kernel's build id and where the running kernel keeps it.
+func (b *builder) buildID() ([]byte, uint64, error) {
+	f, err := os.Open(b.Kit.Vmlinux())
+	if err != nil {
+		return nil, 0, fmt.Errorf("read kernel: %w", err)
+	}
+	defer f.Close()
+	return kernel.ReadBuildIDNote(f)
 }
