@@ -89,7 +89,7 @@ type Stats struct {
 	Imports   []string // exported symbols used, with versions
 	// Entries counts the entries kept, by special section.
 	Entries map[string]int
-	// Notes are facts that a reviewer should know, as sentences.
+	// Notes are facts that a reviewer should know, as sentences; those of the Diffs are not repeated.
 	Notes []string
 }
 

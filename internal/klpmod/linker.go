@@ -99,9 +99,6 @@ func (l *linker) gatherPart(t *Target, p *Part) {
 		}
 		l.global[key] = c
 	}
-	for _, n := range p.Diff.Notes {
-		l.note("%s", n)
-	}
 	l.addMissingHooks(t, p)
 }
 
