@@ -86,7 +86,7 @@ func (h *host) step(ctx context.Context) (converge.Action, error) {
 		state = t.state()
 		o, now := h.observe(state)
 		a = converge.Next(h.offered, state, o, now)
-		return h.act(t, a, o)
+		return h.act(t, a)
 	})
 	if err != nil {
 		return a, err
@@ -202,7 +202,7 @@ func (h *host) saw(d bundle.Digest, b *bundle.Bundle, err error, now time.Durati
 
 // act carries out what is short. An act that fails is not an error of step:
 // the next observation shows where that left the host.
-func (h *host) act(t *tx, a converge.Action, o converge.Observed) error {
+func (h *host) act(t *tx, a converge.Action) error {
 	h.trouble = ""
 	if a.Kind == converge.Refuse {
 		h.offered = nil

@@ -56,3 +56,15 @@ func Kernel() (kernel.ID, error) {
 	id := kernel.ID{Release: unix.ByteSliceToString(u.Release[:]), Version: unix.ByteSliceToString(u.Version[:]), BuildID: build}
 	return id, id.Validate()
 }
+
+// Machine is this machine, for whoever takes one as an interface.
+type Machine struct{}
+
+// Boot is ID.
+func (Machine) Boot() (string, error) { return ID() }
+
+// Uptime is Uptime.
+func (Machine) Uptime() (time.Duration, error) { return Uptime() }
+
+// Kernel is Kernel.
+func (Machine) Kernel() (kernel.ID, error) { return Kernel() }

@@ -411,11 +411,16 @@ func foldReached(j Journal, r Record) (Journal, error) {
 }
 
 func (j Journal) withCrash(r Record) Journal {
-	if r.Crash == nil || slices.ContainsFunc(j.Crashes, func(e Evidence) bool { return e.Crash.ID == r.Crash.ID }) {
+	if r.Crash == nil || j.Knows(r.Crash.ID) {
 		return j
 	}
 	j.Crashes = tail(append(slices.Clone(j.Crashes), Evidence{*r.Crash, r.Time}), maxCrashes)
 	return j
+}
+
+// Knows says whether crash evidence of that id is journalled.
+func (j Journal) Knows(id string) bool {
+	return slices.ContainsFunc(j.Crashes, func(e Evidence) bool { return e.Crash.ID == id })
 }
 
 // own is the index of the module among ours, or -1.

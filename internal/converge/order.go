@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"time"
 
 	"afloat/internal/bundle"
@@ -62,4 +63,14 @@ func Admit(held *Permit, p wire.Permit, sent time.Duration) (*Permit, error) {
 		return held, fmt.Errorf("permit %d of epoch %d is older than %d of epoch %d: replayed", p.Seq, p.Epoch, held.Seq, held.Epoch)
 	}
 	return &Permit{Rollout: p.Rollout, Epoch: p.Epoch, Seq: p.Seq, Until: sent + p.TTL}, nil
+}
+
+// LiveAt is the live patch of ours that was loaded at a time of this boot, or "".
+func (j Journal) LiveAt(at time.Duration) bundle.Digest {
+	for _, own := range slices.Backward(j.Own) {
+		if at == 0 || own.Started <= at {
+			return own.Digest
+		}
+	}
+	return ""
 }
