@@ -16,7 +16,7 @@ import (
 )
 
 func main() {
-	runs := flag.Int("runs", 10000, "rollouts per case with a good patch")
+	runs := flag.Int("runs", 5000, "rollouts per case with a good patch")
 	badRuns := flag.Int("bad-runs", 2000, "rollouts per case with a bad patch")
 	seed := flag.Uint64("seed", 1, "what all luck is drawn from")
 	parallel := flag.Int("parallel", runtime.GOMAXPROCS(0), "rollouts played at the same time")

@@ -161,12 +161,15 @@ func (r *rollout) advance(to float64) error {
 	slices.SortFunc(due, func(a, b crash) int {
 		return cmp.Or(cmp.Compare(a.known, b.known), cmp.Compare(a.at, b.at), cmp.Compare(a.rank, b.rank))
 	})
+	before := r.patched
 	for i, c := range due {
 		r.tick(c.known)
 		if err := r.report(c); err != nil {
 			return err
 		}
-		if i+1 == len(due) || due[i+1].known > c.known {
+		// Only a crash with the patch can make any rule stop.
+		if r.patched > before && (i+1 == len(due) || due[i+1].known > c.known) {
+			before = r.patched
 			r.judge(c.known)
 		}
 	}
