@@ -66,36 +66,36 @@ type Server struct {
 
 // Open makes the state directory ready, starts the embedded NATS server, takes
 // the lease and rebuilds the state. Hosts cannot connect before Run.
-func Open(ctx context.Context, cfg Config) (s *Server, err error) {
-	s = &Server{cfg: cfg, log: cfg.Log, work: make(chan func(*owner)), ready: make(chan struct{}), ended: make(chan struct{})}
-	defer func() {
-		if err != nil {
-			s.Close()
-		}
-	}()
-	if err = s.openDirs(); err != nil {
-		return nil, fmt.Errorf("open server: %w", err)
-	}
-	if s.identity, err = enrol.Load(s.roots[0]); err != nil {
-		return nil, fmt.Errorf("open server: %w", err)
-	}
-	s.embedded, err = store.Embed(store.EmbedConfig{
-		Dir: filepath.Join(cfg.Dir, "jetstream"), Listen: cfg.NATSListen, TLS: s.TLS(),
-		Identity: s.identity, Log: cfg.Log,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("open server: %w", err)
-	}
-	if s.nc, err = s.embedded.Connect(); err != nil {
-		return nil, fmt.Errorf("open server: %w", err)
-	}
-	if s.store, err = store.Open(ctx, s.nc, store.Options{Replicas: 1, Bundles: s.roots[1]}); err != nil {
-		return nil, fmt.Errorf("open server: %w", err)
-	}
-	if err = s.restore(ctx); err != nil {
+func Open(ctx context.Context, cfg Config) (*Server, error) {
+	s := &Server{cfg: cfg, log: cfg.Log, work: make(chan func(*owner)), ready: make(chan struct{}), ended: make(chan struct{})}
+	if err := s.open(ctx); err != nil {
+		s.Close()
 		return nil, fmt.Errorf("open server: %w", err)
 	}
 	return s, nil
+}
+
+func (s *Server) open(ctx context.Context) (err error) {
+	if err = s.openDirs(); err != nil {
+		return err
+	}
+	if s.identity, err = enrol.Load(s.roots[0]); err != nil {
+		return err
+	}
+	s.embedded, err = store.Embed(store.EmbedConfig{
+		Dir: filepath.Join(s.cfg.Dir, "jetstream"), Listen: s.cfg.NATSListen, TLS: s.TLS(),
+		Identity: s.identity, Log: s.cfg.Log,
+	})
+	if err != nil {
+		return err
+	}
+	if s.nc, err = s.embedded.Connect(); err != nil {
+		return err
+	}
+	if s.store, err = store.Open(ctx, s.nc, store.Options{Replicas: 1, Bundles: s.roots[1]}); err != nil {
+		return err
+	}
+	return s.restore(ctx)
 }
 
 // restore rebuilds what the owner keeps in memory.
