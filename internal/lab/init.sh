@@ -38,5 +38,8 @@ ip link set eth1 up
 
 mount -t ext4 /dev/vda /data || echo "lab: cannot mount /data" >/dev/console
 [ -e /data/lab/owned ] || { chown -R 0:0 /data && mkdir -p /data/lab && touch /data/lab/owned; }
+# What an agent keeps must outlive a boot.
 mkdir -p /data/afloat/etc /data/afloat/state /data/log
+mount -o bind /data/afloat/etc /etc/afloat
+mount -o bind /data/afloat/state /var/lib/afloat
 exec /bin/busybox init

@@ -52,7 +52,7 @@ func writeInitramfs(path string, k Kernel, c contents) error {
 }
 
 func addBase(a *archive) error {
-	for _, dir := range []string{"proc", "sys", "dev", "run", "tmp", "data", "etc", "var/lib", "root"} {
+	for _, dir := range []string{"proc", "sys", "dev", "run", "tmp", "data", "etc/afloat", "var/lib/afloat", "root"} {
 		a.dir(dir)
 	}
 	a.char("dev/console", 5, 1)
@@ -62,9 +62,6 @@ func addBase(a *archive) error {
 	a.file("etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/sh\n"))
 	a.file("etc/group", 0o644, []byte("root:x:0:\n"))
 	a.file("etc/hosts", 0o644, []byte("127.0.0.1 localhost\n10.0.2.2 lab\n"))
-	// What an agent keeps must outlive a boot, so it is on the data disk.
-	a.symlink("etc/afloat", "/data/afloat/etc")
-	a.symlink("var/lib/afloat", "/data/afloat/state")
 	for _, dir := range []string{"sbin", "usr/bin", "usr/sbin"} {
 		a.symlink(dir, "/bin")
 	}

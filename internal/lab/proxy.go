@@ -78,7 +78,7 @@ func (p *Proxy) config() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `global
     maxconn 4000
-    stats socket %s mode 600 level admin
+    stats socket unix@%s mode 600 level admin
 defaults
     mode http
     retries 0

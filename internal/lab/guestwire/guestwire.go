@@ -9,6 +9,9 @@ const (
 	ControlPort  = 8001
 )
 
+// Gateway is the machine that the lab runs on, as its guests see it.
+const Gateway = "10.0.2.2"
+
 // Paths of the control endpoint.
 const (
 	PathStatus = "/status" // GET: Status
