@@ -57,6 +57,7 @@ func commands() []*cobra.Command {
 		newInspect(),
 		newKeygen(),
 		newObjdiff(),
+		newLab(),
 	}
 }
 

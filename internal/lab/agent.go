@@ -10,10 +10,17 @@ import (
 type Join struct {
 	Server string // https://10.0.2.2:PORT for a server on this machine
 	Token  string
-	// Publisher is the publisher's public key in PEM: the operator brings it
-	// to the host, no server ever does. Named PublisherName.pub there.
-	Publisher     []byte
-	PublisherName string
+	// Publishers are pinned on the host: the operator brings their keys there,
+	// no server ever does. At least one.
+	Publishers []Publisher
+	// RunFlags are further flags of `afloat-agent run`, such as --proven-after=10s.
+	RunFlags []string
+}
+
+// Publisher is a named public key in PEM.
+type Publisher struct {
+	Name string
+	Key  []byte
 }
 
 // agentStart is the script that init.sh's respawn loop runs. It is on the data
@@ -28,15 +35,17 @@ func (h *Host) Joined(ctx context.Context) (bool, error) {
 
 // Join lets the guest's agent join and starts it, now and at every boot.
 func (h *Host) Join(ctx context.Context, j Join) error {
-	key := filepath.Join("/run/lab", filepath.Base(j.PublisherName)+".pub")
-	if err := h.Put(ctx, key, 0o644, j.Publisher); err != nil {
-		return err
+	for _, p := range j.Publishers {
+		pinned := filepath.Join("/etc/afloat/publishers.d", filepath.Base(p.Name)+".pub")
+		if err := h.Put(ctx, pinned, 0o644, p.Key); err != nil {
+			return err
+		}
 	}
-	_, err := h.Run(ctx, "/bin/afloat-agent", "join", "--server", j.Server, "--token", j.Token, "--publisher-key", key)
+	_, err := h.Run(ctx, "/bin/afloat-agent", "join", "--server", j.Server, "--token", j.Token)
 	if err != nil {
 		return fmt.Errorf("join %s: %w", h.Name, err)
 	}
-	return h.StartAgent(ctx)
+	return h.StartAgent(ctx, j.RunFlags...)
 }
 
 // StartAgent starts the agent, now and at every boot, with further flags for

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -45,6 +47,15 @@ type Load struct {
 	Max time.Duration `json:"max_ns"`
 	// Failures by kind: "status 503", "timeout", "refused", "reset", "cut short" ...
 	Failures map[string]int `json:"failures,omitempty"`
+}
+
+// Kinds lists the failures for people: "3 status 503, 1 timeout".
+func (l Load) Kinds() string {
+	var parts []string
+	for _, kind := range slices.Sorted(maps.Keys(l.Failures)) {
+		parts = append(parts, fmt.Sprintf("%d %s", l.Failures[kind], kind))
+	}
+	return strings.Join(parts, ", ")
 }
 
 const defaultTimeout = 5 * time.Second
