@@ -14,7 +14,7 @@ import (
 type Module struct {
 	Name     string   // as /proc/modules shows it
 	Vermagic string   // must equal the kernel's for a module to load
-	Depends  []string // modules it needs
+	Depends  []string // modules it needs, named as /proc/modules does
 	InTree   bool
 	// Retpoline says that the module was compiled with Spectre v2 protection, as its kernel was.
 	Retpoline bool
@@ -108,7 +108,9 @@ func (m *Module) readInfo(modinfo []byte) {
 		case "retpoline":
 			m.Retpoline = value == "Y"
 		case "depends":
-			m.Depends = strings.FieldsFunc(value, func(r rune) bool { return r == ',' })
+			for name := range strings.FieldsFuncSeq(value, func(r rune) bool { return r == ',' }) {
+				m.Depends = append(m.Depends, ModuleName(name))
+			}
 		}
 	}
 }
