@@ -1,0 +1,139 @@
+package policy
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+)
+
+const demo = `name: ext4-mballoc
+target: {live: 2026-11-ext4}
+select: env=prod,service!=db
+waves:
+  - {name: rc, select: tier=rc, soak: 30m}
+  - {name: canary, size: 1, soak: 1h}
+  - {size: 10%, soak: 1d}
+  - {size: 100%}
+gate:
+  crashes: {falseRevert: 1%, cap: {excess: 1/1000, within: 24h}}
+  noData: hold
+  onInconclusive: continue
+  onRevert: revert
+budgets:
+  - {name: cache, select: service=search, unavailable: 20%, warm: 30m}
+  - {name: quorum, select: role=etcd, groupBy: cluster, unavailable: quorum-1}
+  - {name: racks, groupBy: rack, domains: 1}
+windows: ["Mon-Fri 09:00-17:00 Europe/Paris"]
+`
+
+func TestParse(t *testing.T) {
+	p, err := Parse([]byte(demo))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Name != "ext4-mballoc" || p.Target != (Target{Live, "2026-11-ext4"}) || len(p.Waves) != 4 {
+		t.Errorf("got %+v", p)
+	}
+	if w := p.Waves[2]; w.Soak != 24*time.Hour || w.Size.Share != 0.1 || w.Name != "10%" {
+		t.Errorf("third wave is %+v", w)
+	}
+	if c := p.Gate.Crashes; c.Cap != (Cap{0.001, 24 * time.Hour}) || c.FalseRevert != 0.01 {
+		t.Errorf("crashes are %+v", c)
+	}
+	if b := p.Budgets[1]; b.Unavailable != (Amount{Quorum: true, N: 1}) || b.GroupBy != "cluster" {
+		t.Errorf("quorum budget is %+v", b)
+	}
+}
+
+func TestParseErrors(t *testing.T) {
+	for _, tt := range []struct {
+		old, new  string
+		line, col int
+		want      string
+	}{
+		{"name: ext4-mballoc", "nam: x", 1, 1, "unknown field"},
+		{"soak: 30m", "soak: 30x", 5, 39, "is not a duration"},
+		{"soak: 30m", "sok: 30m", 5, 33, "unknown field"},
+		{"tier=rc", "tier~rc", 5, 24, "tier~rc"},
+		{"{size: 10%", "{size: 0%", 7, 12, "want a share"},
+		{"{size: 100%", "{size: 5%", 8, 12, "not above the one before"},
+		{"1/1000", "1/0", 10, 44, "is not a share"},
+		{"onRevert: revert", "onRevert: maybe", 13, 13, "not one of revert, pause"},
+		{"unavailable: 20%", "unavailable: 0", 15, 56, "never let a host start"},
+		{"domains: 1", "domains: 0", 17, 43, "from 1 up"},
+		{"Europe/Paris", "Europe/Atlantis", 18, 11, "time zone"},
+		{"{live: 2026-11-ext4}", "{kernel: 6.1.192-2}", 2, 18, "not supported yet"},
+		{"noData: hold", "metrics: [{query: up, max: 1}]", 11, 21, "not supported yet"},
+	} {
+		_, err := Parse([]byte(strings.Replace(demo, tt.old, tt.new, 1)))
+		e, ok := errors.AsType[*Error](err)
+		if !ok {
+			t.Errorf("%s: got %v, want an *Error", tt.new, err)
+			continue
+		}
+		if e.Line != tt.line || e.Column != tt.col || !strings.Contains(e.Msg, tt.want) {
+			t.Errorf("%s: got %v, want line %d column %d and %q", tt.new, err, tt.line, tt.col, tt.want)
+		}
+	}
+}
+
+func TestAmount(t *testing.T) {
+	for _, tt := range []struct {
+		a        Amount
+		total    int
+		down, up int
+	}{
+		{Amount{N: 3}, 10, 3, 3},
+		{Amount{N: 3}, 2, 2, 2},
+		{Amount{Share: 0.2}, 300, 60, 60},
+		{Amount{Share: 0.01}, 3, 1, 1},
+		{Amount{Share: 0.1}, 15, 1, 2},
+		{Amount{Share: 1}, 3, 3, 3},
+		{Amount{Quorum: true}, 3, 1, 1},
+		{Amount{Quorum: true, N: 1}, 5, 1, 1},
+		{Amount{Quorum: true}, 5, 2, 2},
+		{Amount{Quorum: true, N: 1}, 3, 0, 0},
+	} {
+		if got := tt.a.Of(tt.total); got != tt.down {
+			t.Errorf("%s of %d = %d, want %d", tt.a, tt.total, got, tt.down)
+		}
+		if got := tt.a.Up(tt.total); got != tt.up {
+			t.Errorf("%s of %d rounded up = %d, want %d", tt.a, tt.total, got, tt.up)
+		}
+	}
+}
+
+func TestWindowsFollowDaylightSaving(t *testing.T) {
+	p, err := Parse([]byte("name: x\ntarget: {live: y}\nwindows: ['Mon-Fri 09:00-17:00 Europe/Paris', 'Sat 23:00-02:00']\nfreezes: [2026-12-20..2027-01-03 Europe/Paris]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		at    string
+		open  bool
+		until string
+	}{
+		{"2026-03-27T08:30:00Z", true, "2026-03-27T16:00:00Z"},  // Friday, UTC+1
+		{"2026-03-30T07:30:00Z", true, "2026-03-30T15:00:00Z"},  // Monday after the change, UTC+2
+		{"2026-03-27T16:30:00Z", false, "2026-03-28T23:00:00Z"}, // Saturday's comes first
+		{"2026-03-29T01:00:00Z", true, "2026-03-29T02:00:00Z"},  // over midnight
+		{"2026-12-25T12:00:00Z", false, "2027-01-03T23:00:00Z"}, // frozen, until the end of the day in Paris
+	} {
+		at, _ := time.Parse(time.RFC3339, tt.at)
+		open, _, until := p.Open(at)
+		if got := until.UTC().Format(time.RFC3339); open != tt.open || got != tt.until {
+			t.Errorf("at %s: open %v until %s, want %v until %s", tt.at, open, got, tt.open, tt.until)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(demo))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, err := Parse(data)
+		if err == nil && (p.Name == "" || len(p.Waves) == 0) {
+			t.Errorf("%q reads as %+v", data, p)
+		}
+	})
+}
