@@ -103,8 +103,7 @@ func newHostsMode(socket *string) *cobra.Command {
 		ValidArgs: []string{string(fleet.ModeObserve), string(fleet.ModeAct)},
 		Example:   "  afloat hosts mode act --select tier=rc",
 	}
-	cmd.Flags().StringVar(&sel, "select", "", "which hosts, for example env=prod; \"\" is all of them")
-	_ = cmd.MarkFlagRequired("select")
+	cmd.Flags().StringVar(&sel, "select", "", "which hosts, for example env=prod (default: all of them)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		var changed api.Changed
 		req := api.HostMode{Select: sel, Mode: fleet.Mode(args[0])}

@@ -1,0 +1,106 @@
+package cli
+
+import (
+	"crypto/ed25519"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"afloat/internal/bundle"
+	"afloat/internal/kernel"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"afloat": func() { os.Exit(Main()) }})
+}
+
+// TestScripts runs the real command line against real servers.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("AFLOAT_SOCKET", filepath.Join(e.WorkDir, "st", "afloat.sock"))
+			return nil
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond != "root" {
+				return false, fmt.Errorf("condition %q is not known", cond)
+			}
+			return os.Getuid() == 0, nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"answers": answers, "seal": seal, "setenvfrom": setEnvFrom, "ports": ports, "flip": flip, "as": as,
+		},
+	})
+}
+
+// answers waits until a server answers on the socket, or no longer does.
+func answers(ts *testscript.TestScript, neg bool, _ []string) {
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		c, err := net.Dial("unix", ts.Getenv("AFLOAT_SOCKET"))
+		if err == nil {
+			c.Close()
+		}
+		if (err == nil) != neg {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("the server: %v", err)
+		}
+	}
+}
+
+// seal KEY OUT NAME RELEASE writes a bundle signed by the key in a PEM file.
+func seal(ts *testscript.TestScript, _ bool, args []string) {
+	key, err := bundle.ParsePrivateKey([]byte(ts.ReadFile(args[0])))
+	ts.Check(err)
+	file, err := bundle.Seal(ed25519.PrivateKey(key), bundle.Manifest{Kind: bundle.KindLive, Name: args[2], Module: "afloat_x",
+		Kernel: kernel.ID{Release: args[3], Version: "#1 SMP test", BuildID: "00" + args[3]}, Created: time.Unix(0, 0).UTC()}, []byte("payload"))
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), file, 0o644))
+}
+
+// flip FILE OUT changes the last bit of a file.
+func flip(ts *testscript.TestScript, _ bool, args []string) {
+	data := []byte(ts.ReadFile(args[0]))
+	data[len(data)-1] ^= 1
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), data, 0o644))
+}
+
+// setenvfrom NAME FILE FIELD sets NAME to a field, counted from 0, of a file's text.
+func setEnvFrom(ts *testscript.TestScript, _ bool, args []string) {
+	n, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	ts.Setenv(args[0], strings.Fields(ts.ReadFile(args[1]))[n])
+}
+
+// ports sets HTTPS and NATS to free addresses, so that a restarted server has the same ones.
+func ports(ts *testscript.TestScript, _ bool, _ []string) {
+	for _, name := range []string{"HTTPS", "NATS"} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		ts.Check(err)
+		ts.Setenv(name, l.Addr().String())
+		ts.Check(l.Close())
+	}
+}
+
+// as UID COMMAND... runs a command as another user of group 0; the script has made sure that this is root.
+func as(ts *testscript.TestScript, neg bool, args []string) {
+	program := filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], args[1])
+	for _, dir := range []string{filepath.Dir(program), filepath.Dir(filepath.Dir(program))} {
+		ts.Check(os.Chmod(dir, 0o755)) // or the other user cannot run it
+	}
+	line := append([]string{"--reuid=" + args[0], "--regid=0", "--clear-groups", program}, args[2:]...)
+	err := ts.Exec("setpriv", line...)
+	if (err == nil) == neg {
+		ts.Fatalf("as %s: %v", args[0], err)
+	}
+}
