@@ -28,7 +28,7 @@ func (c *comparison) carry() {
 	}
 	k.terminal = terminator(c.patched)
 	for _, n := range c.patched.nodes {
-		if !n.function() || n.parent != nil {
+		if !n.subject() {
 			continue
 		}
 		switch {
@@ -73,6 +73,10 @@ func (k *carrier) include(n *node) *Chunk {
 		return k.add(n)
 	}
 	for _, part := range n.head().unit() {
+		if part.padding != nil {
+			// Directly before the function: a linker keeps the order of chunks.
+			k.add(part.padding)
+		}
 		k.add(part)
 		if part.broken != "" {
 			k.c.refuse(Refusal{Class: ClassAssembly, Symbol: part.name, Section: part.section.Name,
@@ -292,6 +296,9 @@ func (k *carrier) includeEntries(n *node) {
 	}
 	for _, t := range tables() {
 		list := entriesOf(n, t.name)
+		if n.pads && t.name != ".orc_unwind_ip" {
+			continue // what the compiler says of padding, the kernel's own link drops too
+		}
 		for _, e := range list {
 			k.includeEntry(n, e)
 		}
@@ -328,7 +335,7 @@ func (k *carrier) addORC(n *node, record []byte) {
 // endFrames ends the unwind information at the function's end, as objtool does
 // at the end of a section: the function's neighbour is another one now.
 func (k *carrier) endFrames(n *node, list []*entry) {
-	if len(list) == 0 || k.terminal == nil || slices.ContainsFunc(list, func(e *entry) bool { return e.at == n.size }) {
+	if n.pads || len(list) == 0 || k.terminal == nil || slices.ContainsFunc(list, func(e *entry) bool { return e.at == n.size }) {
 		return
 	}
 	k.includeEntry(n, &entry{

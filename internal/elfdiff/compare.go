@@ -48,7 +48,7 @@ func (c *comparison) refuse(r Refusal) { c.refusals = append(c.refusals, r) }
 // judge gives every function of the patched object its verdict.
 func (c *comparison) judge() {
 	for _, n := range c.patched.nodes {
-		if !n.function() || n.parent != nil {
+		if !n.subject() {
 			continue
 		}
 		switch {

@@ -11,7 +11,7 @@ import (
 func (c *comparison) finish() {
 	d, k := c.diff, c.carrier
 	for _, n := range c.patched.nodes {
-		if !n.function() || n.chunk == nil || n.parent != nil {
+		if !n.subject() || n.chunk == nil {
 			continue
 		}
 		f := Func{Name: n.name, Size: n.size, Source: c.patched.object.declared(n.symbol), Weak: n.symbol.Bind == 2, Code: n.chunk}
@@ -57,7 +57,7 @@ func (c *comparison) note() {
 		}
 	}
 	for _, n := range c.orig.nodes {
-		if n.function() && n.pair == nil && n.parent == nil && !n.symbol.Local() {
+		if n.subject() && n.pair == nil && !n.symbol.Local() {
 			c.diff.Notes = append(c.diff.Notes, fmt.Sprintf("%s is removed by the patch and stays in the running kernel", n.name))
 		}
 	}

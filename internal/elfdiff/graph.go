@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 
 	"afloat/internal/kernel"
 )
@@ -28,6 +29,8 @@ type node struct {
 	hooked  bool  // ftrace can redirect the function
 	parent  *node // of a .cold part
 	parts   []*node
+	padding *node // the bytes before the function that the kernel may patch: __pfx_NAME
+	pads    bool  // this is such padding
 
 	pair    *node
 	verdict verdict
@@ -342,6 +345,10 @@ func (g *graph) linkParts() {
 		if !n.function() {
 			continue
 		}
+		if strings.HasPrefix(n.name, paddingPrefix) {
+			g.linkPadding(n)
+			continue
+		}
 		name, ok := parentName(n.name)
 		if !ok {
 			continue
@@ -355,6 +362,21 @@ func (g *graph) linkParts() {
 		}
 	}
 }
+
+// paddingPrefix names the symbols that objtool makes for the padding between
+// functions (CONFIG_PREFIX_SYMBOLS).
+const paddingPrefix = "__pfx_"
+
+func (g *graph) linkPadding(pad *node) {
+	list := g.bySection[pad.section]
+	i, found := slices.BinarySearchFunc(list, pad.end(), func(n *node, off uint64) int { return cmp.Compare(n.off, off) })
+	if found && list[i].function() && list[i] != pad {
+		list[i].padding, pad.pads = pad, true
+	}
+}
+
+// subject says that the node is a function that gets a verdict of its own.
+func (n *node) subject() bool { return n.function() && n.parent == nil && !n.pads }
 
 // unit is the function itself and its .cold parts.
 func (n *node) unit() []*node { return append([]*node{n}, n.parts...) }
