@@ -33,7 +33,7 @@ func findKallsyms(data []byte) ([]Symbol, error) {
 		if !ok {
 			return nil, fmt.Errorf("%w: no token table", ErrNoKallsyms)
 		}
-		at = tokenStart + 1
+		at = tokenEnd
 		for from := 0; ; {
 			list, ok := findNames(data, from, tokenStart, table)
 			if !ok {
