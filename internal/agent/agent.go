@@ -146,22 +146,29 @@ func (a *Agent) turn(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	wait := a.o.Timing.Look
-	switch {
-	case err != nil:
+	if err != nil {
 		a.o.Log.Error("step not taken", "err", err)
 		action = converge.Action{Kind: converge.Wait, Phase: wire.PhaseWaiting, Reason: err.Error()}
-	case action.Kind == converge.Wait && action.After > 0:
-		wait = min(wait, action.After)
-	case action.Kind == converge.Wait:
-	case a.host.trouble != "":
-		wait = actAgain
-	default:
-		wait = 0
 	}
 	a.note(action)
-	a.publish()
-	a.events(ctx, wait)
+	if action.Phase != "" { // a mere note does not say where the host stands
+		a.publish()
+	}
+	a.host.finish(ctx, action)
+	a.events(ctx, a.pause(action))
+}
+
+// pause is how long to wait for events before the next step.
+func (a *Agent) pause(action converge.Action) time.Duration {
+	switch {
+	case action.Kind == converge.Wait && action.After > 0:
+		return min(a.o.Timing.Look, action.After)
+	case action.Kind == converge.Wait:
+		return a.o.Timing.Look
+	case a.host.trouble != "":
+		return actAgain
+	}
+	return 0
 }
 
 // note keeps where the host stands, and what it refused.

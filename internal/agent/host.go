@@ -77,27 +77,26 @@ const (
 	actAgain     = 500 * time.Millisecond
 )
 
-// step asks converge for the next action and carries it out. What takes long
-// (fetching, watching) runs without the journal's lock.
+// step asks converge for the next action and carries out what is short. The
+// rest, fetching and watching, is for finish, without the journal's lock.
 func (h *host) step(ctx context.Context) (converge.Action, error) {
 	var a converge.Action
-	var state converge.Journal
 	err := h.journal.do(ctx, func(t *tx) error {
-		state = t.state()
-		o, now := h.observe(state)
-		a = converge.Next(h.offered, state, o, now)
+		o, now := h.observe(t.state())
+		a = converge.Next(h.offered, t.state(), o, now)
 		return h.act(t, a)
 	})
-	if err != nil {
-		return a, err
-	}
+	return a, err
+}
+
+// finish carries out the part of an action that takes long.
+func (h *host) finish(ctx context.Context, a converge.Action) {
 	switch a.Kind {
 	case converge.Fetch:
 		h.fetchBundle(ctx, a.Digest)
 	case converge.Watch:
 		h.watch(ctx, a)
 	}
-	return a, nil
 }
 
 // observe reads the host. What cannot be read becomes a Problem, which holds everything.
@@ -300,10 +299,13 @@ func (h *host) tidy(coming bundle.Digest) error {
 	return h.bundles.keep(keep)
 }
 
-// watch returns when the transition ends, or a.After is over, or ctx ends; the
-// next step looks for itself.
+// watchFor is how long a transition is watched before orders are looked at again.
+const watchFor = time.Second
+
+// watch returns when the transition ends, or after a while, or when ctx ends;
+// the next step looks for itself.
 func (h *host) watch(ctx context.Context, a converge.Action) {
-	ctx, cancel := context.WithTimeout(ctx, a.After)
+	ctx, cancel := context.WithTimeout(ctx, min(a.After, watchFor))
 	defer cancel()
 	if _, err := h.kernel.Settle(ctx, a.Module); err != nil && !errors.Is(err, fs.ErrNotExist) && ctx.Err() == nil {
 		h.trouble = err.Error()
@@ -321,6 +323,7 @@ func (h *host) settle(ctx context.Context, progress func(converge.Action)) (conv
 		if progress != nil {
 			progress(a)
 		}
+		h.finish(ctx, a)
 		switch {
 		case a.Kind == converge.Wait && a.After == 0, a.Kind == converge.Wait && a.After > 2*time.Second:
 			return a, nil

@@ -144,7 +144,7 @@ func (t *turn) transitionOver() *Action {
 // without a counted crash in this boot.
 func (t *turn) proven() *Action {
 	own := t.current()
-	if own == nil || own.Proven || t.untilProven(*own) > 0 || t.crashed(own.Digest) {
+	if own == nil || own.Applied == 0 || own.Proven || t.untilProven(*own) > 0 || t.crashed(own.Digest) {
 		return nil
 	}
 	r := t.record(RecordProven)
