@@ -1,0 +1,88 @@
+package api
+
+import (
+	"time"
+
+	"afloat/internal/fleet"
+)
+
+// StartRollout asks to begin a rollout.
+type StartRollout struct {
+	Policy string `json:"policy"`         // YAML
+	File   string `json:"file,omitempty"` // its name, for people
+}
+
+// RolloutVerb is what a person can do to a rollout.
+type RolloutVerb string
+
+const (
+	VerbAbort  RolloutVerb = "abort"  // start nothing more; what is applied stays
+	VerbRevert RolloutVerb = "revert" // start nothing more, and take off what was applied
+	VerbPause  RolloutVerb = "pause"
+	VerbResume RolloutVerb = "resume"
+)
+
+// DoRollout asks for one of the verbs.
+type DoRollout struct {
+	ID     string      `json:"id"`
+	Verb   RolloutVerb `json:"verb"`
+	Reason string      `json:"reason,omitempty"`
+}
+
+// Rollout is one rollout at a glance.
+type Rollout struct {
+	ID     string `json:"id"`
+	Name   string `json:"name"`
+	Target string `json:"target"`
+	State  string `json:"state"`
+	// Ended: nothing will change any more. Good: it ended as it was meant to.
+	Ended bool `json:"ended"`
+	Good  bool `json:"good"`
+	// Reason why it is in this state, for people.
+	Reason  string    `json:"reason,omitempty"`
+	By      string    `json:"by,omitempty"`
+	Started time.Time `json:"started"`
+	Hosts   int       `json:"hosts"`
+	// Phases counts the hosts in each phase.
+	Phases map[string]int `json:"phases"`
+	Waves  []Wave         `json:"waves"`
+	// Verdict is what the gate says last, with its reasons.
+	Verdict string   `json:"verdict,omitempty"`
+	Reasons []string `json:"reasons,omitempty"`
+}
+
+// Wave is one wave of a rollout.
+type Wave struct {
+	Name   string         `json:"name"`
+	State  string         `json:"state"` // waiting, open, soaking or over
+	Hosts  int            `json:"hosts"`
+	Phases map[string]int `json:"phases"`
+	// SoakLeftS is how many seconds of the soak are left.
+	SoakLeftS float64 `json:"soak_left_s,omitempty"`
+	Reason    string  `json:"reason,omitempty"`
+}
+
+// RolloutHost is one host in a rollout.
+type RolloutHost struct {
+	ID     fleet.HostID `json:"id"`
+	Name   string       `json:"name"`
+	Wave   string       `json:"wave"`
+	Phase  string       `json:"phase"`
+	Reason string       `json:"reason,omitempty"`
+}
+
+// RolloutDetail is a rollout with its hosts.
+type RolloutDetail struct {
+	Rollout
+	Members []RolloutHost `json:"members"`
+}
+
+// Explanation says what a host is, what it should be, and what it waits for.
+type Explanation struct {
+	Host       Host     `json:"host"`
+	Desired    string   `json:"desired"` // in words
+	Generation uint64   `json:"generation"`
+	Rollout    string   `json:"rollout,omitempty"`
+	Phase      string   `json:"phase,omitempty"` // in that rollout
+	Reasons    []string `json:"reasons"`         // each wait, hold and refusal
+}
