@@ -26,6 +26,19 @@ type Event struct {
 	At time.Time
 }
 
+// DomainsOf lists a host's failure domains by label keys such as rack and
+// power. Keys the host does not carry are left out: "rack=" would tie all
+// hosts of unknown place together, and hide nearly all of their crashes.
+func DomainsOf(labels fleet.Labels, keys ...string) []string {
+	var out []string
+	for _, k := range keys {
+		if v := labels[k]; v != "" {
+			out = append(out, k+"="+v)
+		}
+	}
+	return out
+}
+
 // Filter keeps what chance correlates from passing for many independent
 // crashes. It must see the crashes of both arms, in the order they became
 // known: were each arm filtered for itself, a wave spread thinly over racks

@@ -52,6 +52,20 @@ func TestFilter(t *testing.T) {
 	}
 }
 
+func TestDomainsOfLeavesUnknownOut(t *testing.T) {
+	labels := fleet.Labels{"rack": "r1", "power": "", "zone": "a"}
+	if diff := cmp.Diff([]string{"rack=r1"}, DomainsOf(labels, "rack", "power", "row")); diff != "" {
+		t.Error(diff)
+	}
+	// Two hosts of unknown place share nothing.
+	var f Filter
+	for _, host := range []fleet.HostID{"a", "b"} {
+		if !f.Count(Event{Host: host, Domains: DomainsOf(nil, "rack"), At: minute(0)}) {
+			t.Errorf("the crash of %s does not count", host)
+		}
+	}
+}
+
 func TestFilterForgetsAndClones(t *testing.T) {
 	var f Filter
 	f.Count(Event{Host: "a", Domains: []string{"rack=r1"}, At: minute(0)})
