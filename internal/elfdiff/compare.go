@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"debug/elf"
 	"errors"
+	"fmt"
 	"slices"
 )
 
@@ -236,7 +237,11 @@ func (c *comparison) checkRegistries() {
 		}
 	}
 	for _, name := range sortedKeys(before) {
-		if after[name] == nil {
+		switch {
+		case after[name] != nil:
+		case exports(name):
+			c.diff.Notes = append(c.diff.Notes, fmt.Sprintf("the export in %s is removed by the patch and stays in the running kernel", name))
+		default:
 			c.refuse(registryRefusal(name, before[name], nil))
 		}
 	}
@@ -247,8 +252,8 @@ func (c *comparison) checkRegistries() {
 func registries(g *graph) map[string][]*Section {
 	out := map[string][]*Section{}
 	for _, s := range g.object.Sections {
-		loose := kindOf(s) == kindCode && !slices.ContainsFunc(g.bySection[s], (*node).function)
-		if (kindOf(s) == kindRegistry || loose) && s.Size > 0 {
+		loose := s.kind == kindCode && !slices.ContainsFunc(g.bySection[s], (*node).function)
+		if (s.kind == kindRegistry || loose) && s.Size > 0 {
 			out[s.Name] = append(out[s.Name], s)
 		}
 	}

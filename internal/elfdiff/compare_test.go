@@ -20,7 +20,7 @@ var kernelFlags = []string{
 }
 
 // compile returns the object that gcc makes of a C source.
-func compile(t *testing.T, source string) []byte {
+func compile(t testing.TB, source string) []byte {
 	t.Helper()
 	gcc, err := exec.LookPath("gcc")
 	if err != nil {

@@ -73,7 +73,7 @@ type graph struct {
 func newGraph(o *Object, sizes kernel.Sizes) *graph {
 	g := &graph{object: o, bySection: map[*Section][]*node{}, byName: map[string][]*node{}, ends: map[*Section]map[uint64]uint64{}}
 	for _, s := range o.Sections {
-		switch kindOf(s) {
+		switch s.kind {
 		case kindCode, kindData, kindRegistry:
 			g.addNamed(s)
 		case kindConsts, kindStrings:
@@ -82,7 +82,7 @@ func newGraph(o *Object, sizes kernel.Sizes) *graph {
 	}
 	g.addSupport()
 	for _, s := range o.Sections {
-		if kindOf(s) == kindTable {
+		if s.kind == kindTable {
 			g.addEntries(s, sizes)
 		}
 	}
@@ -107,11 +107,11 @@ func (g *graph) addNamed(s *Section) {
 			g.byName[sym.Name] = append(g.byName[sym.Name], last)
 			continue
 		}
-		if sym.Type == elf.STT_NOTYPE && kindOf(s) != kindRegistry || sym.Size == 0 && sym.Type == elf.STT_FUNC {
+		if sym.Type == elf.STT_NOTYPE && s.kind != kindRegistry || sym.Size == 0 && sym.Type == elf.STT_FUNC {
 			continue // a label of assembler code: part of the unnamed bytes
 		}
 		if last != nil && sym.Value < last.end() {
-			if kindOf(s) == kindCode {
+			if s.kind == kindCode {
 				last.broken = fmt.Sprintf("it overlaps with %s", sym.Name)
 			}
 			continue
@@ -124,7 +124,7 @@ func (g *graph) addNamed(s *Section) {
 }
 
 func (g *graph) addNode(s *Section, off, size uint64) *node {
-	n := &node{section: s, kind: kindOf(s), off: off, size: size}
+	n := &node{section: s, kind: s.kind, off: off, size: size}
 	if s.Data != nil {
 		n.data = s.Data[off : off+size]
 	}
@@ -193,7 +193,7 @@ func (g *graph) whole(sym *Symbol) *node {
 // only returns the node that fills its section, or nil: then it takes the exact
 // position to tell what is meant.
 func (g *graph) only(s *Section) *node {
-	switch kindOf(s) {
+	switch s.kind {
 	case kindStrings, kindConsts, kindSupport:
 		return nil
 	}
@@ -263,7 +263,7 @@ func (g *graph) at(s *Section, pos uint64) *node {
 // unnamed makes a node for bytes between start and end that no symbol names:
 // the literal at pos, or all of them.
 func (g *graph) unnamed(s *Section, pos, start, end uint64) *node {
-	switch kindOf(s) {
+	switch s.kind {
 	case kindStrings:
 		if s.Data == nil || pos >= end {
 			return nil

@@ -28,6 +28,8 @@ type Section struct {
 	// Symbols defined in the section, without its section symbol, sorted by
 	// value; of one value functions and data first, globals before locals.
 	Symbols []*Symbol
+
+	kind sectionKind // set by Read
 }
 
 // Alloc says that the section is part of the running code or data.

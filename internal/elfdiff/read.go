@@ -73,6 +73,7 @@ func (rd *reader) readSections() error {
 			}
 			sec.Data = data
 		}
+		sec.kind = kindOf(sec)
 		rd.object.Sections = append(rd.object.Sections, sec)
 		if sec.Name == ".comment" {
 			first, _, _ := bytes.Cut(bytes.TrimLeft(sec.Data, "\x00"), []byte{0})

@@ -8,11 +8,21 @@ import (
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
+// exports says that a section holds what makes a symbol one that modules can use.
+func exports(name string) bool {
+	for _, prefix := range []string{"__ksymtab", "___ksymtab", "__kcrctab", "___kcrctab", ".export_symbol"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
 // registryRefusal says what a changed registry means to its author.
 func registryRefusal(name string, before, after []*Section) Refusal {
 	r := Refusal{Class: ClassSection, Section: name}
 	switch {
-	case strings.HasPrefix(name, "__ksymtab"), strings.HasPrefix(name, "___ksymtab"), strings.HasPrefix(name, "__kcrctab"):
+	case exports(name):
 		r.Class, r.Why = ClassExport, "the exported symbols changed, and modules are linked against the old ones"
 		r.Hint = "leave the exports as they are; new functions of a live patch need none"
 	case discarded(name), name == "__param", name == ".modinfo":
