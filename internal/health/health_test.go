@@ -1,0 +1,58 @@
+package health
+
+import (
+	"math"
+	"testing"
+	"time"
+
+	"afloat/internal/fleet"
+	"afloat/internal/wire"
+)
+
+func TestCrashesAreCountedOnce(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	r := wire.Report{Host: "h1", Crashes: []wire.Crash{
+		{ID: "a", Kind: wire.CrashOops, Live: "sha256:x", Signature: "s"}, {ID: "a", Kind: wire.CrashOops}, {ID: "b", Kind: wire.CrashWarning},
+	}}
+	got := Crashes(r, nil, fleet.Labels{"rack": "r1", "zone": "z"}, now)
+	if len(got) != 2 || got[0].Live != "sha256:x" || !got[0].Counts() || got[1].Counts() {
+		t.Errorf("got %+v", got)
+	}
+	if len(got[0].Domains) != 1 || got[0].Domains[0] != "rack=r1" {
+		t.Errorf("domains are %v", got[0].Domains)
+	}
+	if again := Crashes(r, []string{"a", "b"}, nil, now); len(again) != 0 {
+		t.Errorf("reported again: got %+v", again)
+	}
+}
+
+func TestForeignAndRuns(t *testing.T) {
+	r := wire.Report{Live: []wire.LivePatch{{Name: "afloat_x", Bundle: "sha256:x", Enabled: true}, {Name: "kpatch_y", Enabled: true}}}
+	if !Runs(r, "sha256:x") || Runs(r, "sha256:z") || Foreign(r) != "kpatch_y" {
+		t.Errorf("runs x %v, z %v, foreign %q", Runs(r, "sha256:x"), Runs(r, "sha256:z"), Foreign(r))
+	}
+}
+
+func TestExposureHours(t *testing.T) {
+	start := time.Unix(0, 0).Truncate(time.Hour)
+	var e Exposure
+	e.Seen = start
+	e.Add(60, start)
+	e.Add(40, start.Add(30*time.Minute))
+	apply, steady := e.Advance(start.Add(time.Hour), 10*time.Minute)
+	if near(apply, 100.0/6) && near(steady, 60*50.0/60+40*20.0/60) {
+		apply, steady = e.Advance(start.Add(2*time.Hour), 10*time.Minute)
+	}
+	if !near(apply, 0) || !near(steady, 100) {
+		t.Errorf("second hour: %v and %v host-hours, want 0 and 100", apply, steady)
+	}
+	e.Remove(40, start.Add(30*time.Minute))
+	if e.Running() != 60 || e.Exposed != 100 {
+		t.Errorf("running %d of %d exposed, want 60 of 100", e.Running(), e.Exposed)
+	}
+	if got := e.Within(start.Add(3*time.Hour), time.Hour); !near(got, 100) {
+		t.Errorf("within one hour of apply: %v host-hours, want 100", got)
+	}
+}
+
+func near(a, b float64) bool { return math.Abs(a-b) < 1e-6 }
