@@ -213,6 +213,11 @@ var cases = []struct {
 		refused: []Class{ClassExport},
 	},
 	{
+		name:   "an export goes away",
+		source: `int f(void) { return 1; } __attribute__((section("___ksymtab+f"), used)) void *exported = f;`,
+		old:    `__attribute__((section("___ksymtab+f"), used)) void *exported = f;`, new: "", empty: true,
+	},
+	{
 		name:   "a static variable whose uses contradict",
 		source: `int f(void) { static int count; return ++count; } int g(void) { static int count; count += 2; return count; }`,
 		old:    "return ++count", new: "static long other; { static int count; ++count; } return ++count",
