@@ -173,8 +173,12 @@ func (t *turn) act() Action {
 	case t.ended() && t.j.Ending.Phase == wire.PhaseFailed:
 		return *t.wait(wire.PhaseFailed, 0, "%s", t.j.Ending.Reason)
 	}
-	if own := t.current(); own != nil && own.Digest == t.target {
+	own := t.current()
+	switch {
+	case own != nil && own.Digest == t.target:
 		return t.keep(*own)
+	case own != nil && own.Applied == 0: // no longer wanted: reverse its transition now
+		return *t.takeOff(*own)
 	}
 	return t.load()
 }
