@@ -31,14 +31,14 @@ func (e *CommandError) Unwrap() error { return e.Err }
 // run runs a program in dir and returns what it wrote to standard output.
 // A cancelled context ends the program and its children.
 func run(ctx context.Context, dir, name string, args ...string) ([]byte, error) {
-	var out, all bytes.Buffer
+	var out, said bytes.Buffer
 	cmd := command(ctx, dir, name, args...)
-	cmd.Stdout, cmd.Stderr = &both{&out, &all}, &all
+	cmd.Stdout, cmd.Stderr = &out, &said
 	if err := cmd.Run(); err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = errors.Join(err, cause)
 		}
-		return nil, &CommandError{Command: strings.Join(append([]string{name}, args...), " "), Output: tail(all.String(), 15), Err: err}
+		return nil, &CommandError{Command: strings.Join(append([]string{name}, args...), " "), Output: tail(out.String()+said.String(), 15), Err: err}
 	}
 	return out.Bytes(), nil
 }
@@ -50,14 +50,6 @@ func command(ctx context.Context, dir, name string, args ...string) *exec.Cmd {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second
 	return cmd
-}
-
-// both writes to two buffers, which exec's single copier does in turn.
-type both struct{ a, b *bytes.Buffer }
-
-func (w *both) Write(p []byte) (int, error) {
-	w.a.Write(p)
-	return w.b.Write(p)
 }
 
 // Environ is the environment for make and gcc: the caller's without what
