@@ -2,10 +2,13 @@ package cli
 
 import (
 	"crypto/ed25519"
+	"encoding/json"
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -13,12 +16,17 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"afloat/internal/agent/agenttest"
 	"afloat/internal/bundle"
 	"afloat/internal/kernel"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"afloat": func() { os.Exit(Main()) }})
+	testscript.Main(m, map[string]func(){
+		"afloat": func() { os.Exit(Main()) },
+		// The real agent on the pretended kernel in $AFLOAT_TEST_KERNEL.
+		"afloat-agent": func() { agenttest.Main() },
+	})
 }
 
 // TestScripts runs the real command line against real servers.
@@ -36,7 +44,7 @@ func TestScripts(t *testing.T) {
 			return os.Getuid() == 0, nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"answers": answers, "seal": seal, "setenvfrom": setEnvFrom, "ports": ports, "flip": flip, "as": as,
+			"answers": answers, "seal": seal, "setenvfrom": setEnvFrom, "ports": ports, "flip": flip, "as": as, "until": until, "jsonenv": jsonEnv,
 		},
 	})
 }
@@ -54,6 +62,23 @@ func answers(ts *testscript.TestScript, neg bool, _ []string) {
 		}
 		if time.Now().After(deadline) {
 			ts.Fatalf("the server: %v", err)
+		}
+	}
+}
+
+// until PATTERN COMMAND... repeats a command until its output matches.
+func until(ts *testscript.TestScript, _ bool, args []string) {
+	want := regexp.MustCompile(args[0])
+	deadline := time.Now().Add(60 * time.Second)
+	for {
+		cmd := exec.Command(filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], args[1]), args[2:]...)
+		cmd.Dir, cmd.Env = ts.MkAbs("."), append(os.Environ(), "AFLOAT_SOCKET="+ts.Getenv("AFLOAT_SOCKET"))
+		out, err := cmd.CombinedOutput()
+		if err == nil && want.Match(out) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%v: %v, never %q:\n%s", args[1:], err, args[0], out)
 		}
 	}
 }
@@ -80,6 +105,13 @@ func setEnvFrom(ts *testscript.TestScript, _ bool, args []string) {
 	n, err := strconv.Atoi(args[2])
 	ts.Check(err)
 	ts.Setenv(args[0], strings.Fields(ts.ReadFile(args[1]))[n])
+}
+
+// jsonenv NAME FILE FIELD sets NAME to a field of a file's JSON object.
+func jsonEnv(ts *testscript.TestScript, _ bool, args []string) {
+	var v map[string]any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[1])), &v))
+	ts.Setenv(args[0], fmt.Sprint(v[args[2]]))
 }
 
 // ports sets HTTPS and NATS to free addresses, so that a restarted server has the same ones.

@@ -98,7 +98,7 @@ const (
 // thousand different ones: nobody outside may fill the disk through the audit.
 func (r *recorder) refused(ctx context.Context, e audit.Entry) {
 	e.Outcome = audit.Refused
-	if e.Key == "" && !r.fresh(e.Who.String()+"\n"+e.What+"\n"+e.Target+"\n"+e.Reason, time.Now()) {
+	if !r.fresh(e.Who.String()+"\n"+e.What+"\n"+e.Target+"\n"+e.Reason, time.Now()) {
 		return
 	}
 	if err := r.record(ctx, e); err != nil {

@@ -59,8 +59,12 @@ func (s *Server) onReport(ctx context.Context, m *nats.Msg) {
 		return
 	}
 	for _, refusal := range r.Refusals {
-		s.recorder.refused(ctx, audit.Entry{Who: hostActor(string(id)), What: refusal.What + ".apply",
+		err := s.recorder.record(ctx, audit.Entry{Who: hostActor(string(id)), What: refusal.What + ".apply", Outcome: audit.Refused,
 			Target: string(refusal.Digest), Reason: refusal.Reason, Key: string(id) + "/" + refusal.ID})
+		if err != nil {
+			s.log.Error("refusal not audited", "host", id, "err", err)
+			return // not acknowledged: the host tells it again
+		}
 	}
 	now := time.Now()
 	if tell(ctx, s, func(o *owner) { o.heard(id, r, now) }) == nil && m.Reply != "" {
@@ -71,7 +75,7 @@ func (s *Server) onReport(ctx context.Context, m *nats.Msg) {
 }
 
 // heard folds one report in. Reports may come late or twice: within one boot
-// and agent run Seq decides, and a run that is older does not come back.
+// Seq decides, which an agent never lets fall behind, not even by a restart.
 func (o *owner) heard(id fleet.HostID, r wire.Report, now time.Time) {
 	h := o.hosts[id]
 	if h == nil || !h.reg.Revoked.IsZero() {
@@ -80,7 +84,7 @@ func (o *owner) heard(id fleet.HostID, r wire.Report, now time.Time) {
 	}
 	h.seen = now
 	h.beat = wire.Beat{}
-	if h.report.Boot == r.Boot && r.Seq < h.report.Seq && now.Sub(h.told) < lateReport {
+	if h.report.Boot == r.Boot && r.Seq < h.report.Seq {
 		return
 	}
 	changed := differs(h.report, r)
@@ -95,10 +99,6 @@ func (o *owner) heard(id fleet.HostID, r wire.Report, now time.Time) {
 	o.log.Info("host reports", "host", id, "phase", r.Phase, "generation", r.Generation, "reason", r.Reason)
 	o.dirty = true
 }
-
-// lateReport is how long after a report one with a lower Seq counts as late
-// rather than as the first of a new agent process.
-const lateReport = 2 * time.Second
 
 // differs tells whether anything that matters to a decision has changed.
 func differs(a, b wire.Report) bool {
