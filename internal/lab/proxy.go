@@ -87,6 +87,7 @@ defaults
     timeout connect 4s
     timeout client 10s
     timeout server 6s
+    timeout check 2s
 frontend service
     bind 127.0.0.1:%d
     default_backend hosts

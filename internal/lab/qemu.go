@@ -62,6 +62,9 @@ func (m machine) argv(qemu string) []string {
 // kernel would stand still.
 func (m machine) cmdline() string {
 	line := "console=ttyS0 quiet panic=3 rdinit=/init net.ifnames=0 lab.host=" + m.host
+	if khz := tscKHz(); khz != 0 {
+		line += fmt.Sprintf(" tsc_early_khz=%d", khz)
+	}
 	if m.memoryMB > ramoopsMB+1 {
 		line += fmt.Sprintf(" memmap=1M$%#x", ramoopsMB<<20)
 	}

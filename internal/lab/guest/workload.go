@@ -9,14 +9,18 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// workload answers requests only after a synchronous write to the guest's
-// file system, so that a file system that stops working is a failed request.
+// workload answers each request after a write to the guest's file system, and
+// makes the disk keep them all a few times a second. A file system that stops
+// working is a failed request, at the latest after the next of those.
 type workload struct {
 	dir  string
 	host string
 	n    atomic.Uint64
+	sick atomic.Pointer[error] // of the last sync, nil when it worked
 }
 
 const (
@@ -40,7 +44,11 @@ func (w *workload) handler() http.Handler {
 	})
 	mux.HandleFunc("GET /", func(rw http.ResponseWriter, r *http.Request) {
 		n := w.n.Add(1)
-		if err := w.record(n); err != nil {
+		err := w.record(n)
+		if sick := w.sick.Load(); err == nil && sick != nil {
+			err = *sick
+		}
+		if err != nil {
 			http.Error(rw, err.Error(), http.StatusInternalServerError)
 			return
 		}
@@ -50,7 +58,7 @@ func (w *workload) handler() http.Handler {
 	return mux
 }
 
-// record appends one block to the request's slot and waits for the disk.
+// record appends one block to the request's slot.
 func (w *workload) record(n uint64) error {
 	path := filepath.Join(w.dir, fmt.Sprintf("slot-%d", n%slots))
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
@@ -62,20 +70,34 @@ func (w *workload) record(n uint64) error {
 		trim = f.Truncate(0)
 	}
 	_, err = f.Write(fill(recordSize, n))
-	return errors.Join(trim, err, f.Sync(), f.Close())
+	return errors.Join(trim, err, f.Close())
 }
 
-// churn makes and removes files of changing size for as long as ticks come:
-// the block allocator works even when nobody asks for anything.
+// churn makes and removes files of changing size and syncs the whole file
+// system for as long as ticks come: the block allocator and the journal work
+// even when nobody asks for anything.
 func (w *workload) churn(ticks <-chan time.Time) {
 	for i := uint64(0); ; i++ {
 		<-ticks
 		size := 4096 << (i % 6)
 		path := filepath.Join(w.dir, fmt.Sprintf("churn-%d", i%churnFiles))
-		if err := errors.Join(removeIfThere(path), os.WriteFile(path, fill(size, i), 0o644)); err != nil {
-			fmt.Fprintln(os.Stderr, "lab-guest: churn:", err)
+		err := errors.Join(removeIfThere(path), os.WriteFile(path, fill(size, i), 0o644), w.sync())
+		if err == nil {
+			w.sick.Store(nil)
+			continue
 		}
+		w.sick.Store(&err)
+		fmt.Fprintln(os.Stderr, "lab-guest: churn:", err)
 	}
+}
+
+// sync makes the disk keep all that was written.
+func (w *workload) sync() error {
+	d, err := os.Open(w.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(unix.Syncfs(int(d.Fd())), d.Close())
 }
 
 func removeIfThere(path string) error {
