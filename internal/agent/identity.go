@@ -66,7 +66,8 @@ func LoadIdentity(dir string) (Identity, error) {
 	return id, nil
 }
 
-func (id Identity) store(dir string) error {
+// Store writes the identity so that it survives a power cut.
+func (id Identity) Store(dir string) error {
 	data, err := json.MarshalIndent(id, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write identity: %w", err)

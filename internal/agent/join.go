@@ -59,7 +59,7 @@ func join(ctx context.Context, o JoinOptions) (Identity, error) {
 	if err := o.Settings.store(o.Config); err != nil {
 		return Identity{}, err
 	}
-	return id, id.store(o.State)
+	return id, id.Store(o.State)
 }
 
 // prepare does what can fail on this host before the token is used up.

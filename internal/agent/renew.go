@@ -86,7 +86,7 @@ func (l *link) renew(ctx context.Context) error {
 		return fmt.Errorf("renew identity: the server's reply is incomplete")
 	}
 	id.JWT, id.Issued, id.Expires = reply.JWT, time.Now().UTC(), reply.Expires
-	if err := id.store(l.dir); err != nil {
+	if err := id.Store(l.dir); err != nil {
 		return fmt.Errorf("renew identity: %w", err)
 	}
 	l.mu.Lock()

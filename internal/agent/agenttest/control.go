@@ -10,6 +10,9 @@ import (
 	"afloat/internal/kernel"
 )
 
+// Dir is the folder it lives in.
+func (k *Kernel) Dir() string { return k.dir }
+
 func (m *machine) reboot() {
 	m.Boots++
 	m.Booted = time.Now()
