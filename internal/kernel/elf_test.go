@@ -15,6 +15,7 @@ type testSection struct {
 	link uint32
 	info uint32
 	size uint64 // of an entry
+	flag elf.SectionFlag
 }
 
 // testELF writes a 64-bit little-endian ELF file.
@@ -28,7 +29,7 @@ func testELF(kind elf.Type, sections ...testSection) []byte {
 			s.data = append(names, ".shstrtab\x00"...)
 		}
 		headers = append(headers, elf.Section64{
-			Name: uint32(len(names)), Type: uint32(s.kind), Addr: s.addr, Off: uint64(64 + body.Len()),
+			Name: uint32(len(names)), Type: uint32(s.kind), Flags: uint64(s.flag), Addr: s.addr, Off: uint64(64 + body.Len()),
 			Size: uint64(len(s.data)), Link: s.link, Info: s.info, Addralign: 1, Entsize: s.size,
 		})
 		names = append(append(names, s.name...), 0)
