@@ -70,14 +70,31 @@ func meanFor(n int) float64 {
 	return bisect(1e-3, 1e3, func(mean float64) bool { return poissonTail(n, mean) >= power })
 }
 
-// poissonTail is the chance of n or more events of that mean.
+// poissonTail is the chance of n or more events of that mean, summed from the
+// thinner side so that small chances stay exact.
 func poissonTail(n int, mean float64) float64 {
-	term, below := math.Exp(-mean), 0.0
-	for i := range n {
-		below += term
-		term *= mean / float64(i+1)
+	chance := func(i int) float64 {
+		faculty, _ := math.Lgamma(float64(i + 1))
+		return math.Exp(float64(i)*math.Log(mean) - mean - faculty)
 	}
-	return 1 - below
+	switch {
+	case n <= 0:
+		return 1
+	case mean <= 0:
+		return 0
+	case float64(n) <= mean:
+		below := 0.0
+		for i := range n {
+			below += chance(i)
+		}
+		return max(0, 1-below)
+	}
+	sum, term := 0.0, chance(n)
+	for i := n + 1; term > sum*1e-17; i++ {
+		sum += term
+		term *= mean / float64(i)
+	}
+	return min(1, sum)
 }
 
 // bisect is the smallest x in (lo, hi] with ok(x), to within one part in a

@@ -110,9 +110,17 @@ func noData(_ policy.Gate, f Facts) *Finding {
 	return &Finding{RuleNoData, LevelHold, "no data: " + f.NoData}
 }
 
-// capDoubt is the share of the policy's false revert chance that the cap may
-// use up: below that chance under the baseline, crashes are not bad luck.
-const capDoubt = 0.5
+// capShare is the part of the policy's false revert chance that the hard cap
+// may use up; the evidence has the rest, so that both together keep to it.
+const capShare = 0.25
+
+// capChance is how likely n crashes may be under the baseline for the cap to
+// revert on them. The cap looks at any moment and at every n. As the expected
+// number only grows, the chance that n crashes ever come too early is that of
+// n in one Poisson count; 1/(n(n+1)) adds up to 1 over all n.
+func capChance(falseRevert float64, n int) float64 {
+	return capShare * falseRevert / (float64(n) * float64(n+1))
+}
 
 // hardCap is "more than 1 per 1000: pull", with its clock and its sample: the
 // hosts that crashed within the time after apply, less those that the baseline
@@ -132,7 +140,7 @@ func hardCap(g policy.Gate, f Facts) *Finding {
 	}
 	text := fmt.Sprintf("%s within %s of apply on %s exposed (%s), expected %s: %.3g per 1,000 hosts, the cap is %.3g",
 		crashes(n), span(c.Cap.Within), hosts(f.Exposed), names(f.Crashed), short(expected), excess*1000, c.Cap.Excess*1000)
-	if chance := poissonTail(n, expected); chance > c.FalseRevert*capDoubt {
+	if chance := poissonTail(n, expected); chance > capChance(c.FalseRevert, n) {
 		return &Finding{RuleCap, LevelHold, fmt.Sprintf("%s; so many come by chance in %s %% of harmless rollouts", text, short(chance*100))}
 	}
 	return &Finding{RuleCap, LevelRevert, text}
@@ -142,7 +150,7 @@ func evidence(g policy.Gate, f Facts) *Finding {
 	if f.Evidence == nil || g.Crashes.FalseRevert == 0 {
 		return nil
 	}
-	levels, err := NewLevels(g.Crashes.FalseRevert, 1)
+	levels, err := NewLevels(g.Crashes.FalseRevert*(1-capShare), 1)
 	if err != nil {
 		return &Finding{RuleEvidence, LevelHold, err.Error()} // unknown blocks
 	}
