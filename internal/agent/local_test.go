@@ -281,7 +281,7 @@ func TestRenewsItsIdentity(t *testing.T) {
 	for {
 		now, err := agent.LoadIdentity(h.folder.State)
 		must(t, err)
-		if now.JWT != id.JWT && time.Until(now.Expires) > time.Hour {
+		if time.Until(now.Expires) > time.Hour { // the JWT itself is the same if both were issued in one second
 			break
 		}
 		if time.Now().After(deadline) {

@@ -231,7 +231,9 @@ func (m *model) order(generation uint64, live bundle.Digest) {
 	m.offered = &wire.Desired{Version: 1, Host: "h", Epoch: 1, Generation: generation, Rollout: "r", Live: live, Mode: fleet.ModeAct}
 }
 
-func (m *model) allow() { m.permit = &Permit{Rollout: "r", Epoch: 1, Seq: 1, Until: m.clock + 10*time.Minute} }
+func (m *model) allow() {
+	m.permit = &Permit{Rollout: "r", Epoch: 1, Seq: 1, Until: m.clock + 10*time.Minute}
+}
 
 // TestKilledAnywhereItConvergesAndLoadsOnce kills the agent or the host
 // between any two effects, then lets it be, and asks for two things: the
