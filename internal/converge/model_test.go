@@ -34,8 +34,7 @@ type model struct {
 	stopped bool
 	offered *wire.Desired
 	loads   map[string]int // successful loads by the kernel, per boot and order
-	loading Key
-	life    int // effects until the agent is killed, -1 for never
+	life    int            // effects until the agent is killed, -1 for never
 }
 
 type modelPatch struct {
