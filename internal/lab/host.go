@@ -225,7 +225,7 @@ func (h *Host) WaitBoot(ctx context.Context, old string) (string, error) {
 	defer tick.Stop()
 	for {
 		// Short tries: a packet lost while the guest boots is not sent again for seconds.
-		try, cancel := context.WithTimeout(ctx, 2*time.Second)
+		try, cancel := context.WithTimeout(ctx, time.Second)
 		s, err := h.Status(try)
 		cancel()
 		switch {

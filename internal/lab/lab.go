@@ -209,13 +209,28 @@ func (l *Lab) Down(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Remove is Down, and then deletes the lab's files.
+// Remove is Down, and then deletes what the lab made: disks, logs, the
+// server's state. Other files in the folder stay.
 func (l *Lab) Remove(ctx context.Context) error {
 	if err := l.Down(ctx); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(l.dir); err != nil {
+	made := []string{"hosts", "server", "publishers", "server.log", "haproxy.log", proxyConfig, proxySocket}
+	initramfs, err := filepath.Glob(filepath.Join(l.dir, "initramfs-*.cpio"))
+	if err != nil {
 		return fmt.Errorf("remove lab: %w", err)
 	}
+	for _, name := range made {
+		initramfs = append(initramfs, filepath.Join(l.dir, name))
+	}
+	var errs []error
+	// lab.json goes last: without it nobody could try again.
+	for _, path := range append(initramfs, statePath(l.dir)) {
+		errs = append(errs, os.RemoveAll(path))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove lab: %w", err)
+	}
+	_ = os.Remove(l.dir) // only if nothing of somebody else is in it
 	return nil
 }
