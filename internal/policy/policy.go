@@ -214,3 +214,11 @@ type Rate struct {
 func (r Rate) Zero() bool { return r.N == 0 }
 
 func (r Rate) String() string { return fmt.Sprintf("%d per %s", r.N, r.Per) }
+
+// Of0 is Of without the rounding up to one host: what may be lost.
+func (a Amount) Of0(total int) int {
+	if a.Share > 0 {
+		return int(a.Share*float64(total) + 1e-9)
+	}
+	return a.Of(total)
+}

@@ -1,0 +1,190 @@
+package control
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"afloat/internal/bundle"
+	"afloat/internal/gate"
+	"afloat/internal/policy"
+	"afloat/internal/rollout"
+)
+
+// Verb is what an operator wants done.
+type Verb string
+
+const (
+	Start  Verb = "start"
+	Abort  Verb = "abort"
+	Revert Verb = "revert"
+	Pause  Verb = "pause"
+	Resume Verb = "resume" // also lets a held rollout go on past what holds it now
+)
+
+// Command is an operator's wish. An accepted one is part of a Record.
+type Command struct {
+	Verb   Verb   `json:"verb"`
+	By     string `json:"by"`               // who, for the audit
+	Policy string `json:"policy,omitempty"` // start: the YAML as written
+	// Rollout that is meant; for start Do fills it in.
+	Rollout string `json:"rollout,omitempty"`
+	Reason  string `json:"reason,omitempty"`
+}
+
+// RefusedError is a command that was understood and turned down.
+type RefusedError struct {
+	Verb   Verb
+	Reason string
+}
+
+func (e *RefusedError) Error() string { return fmt.Sprintf("cannot %s rollout: %s", e.Verb, e.Reason) }
+
+func refuse(v Verb, format string, args ...any) error {
+	return &RefusedError{Verb: v, Reason: fmt.Sprintf(format, args...)}
+}
+
+// Do turns a command into a record; it changes nothing. The record's Command
+// names the rollout. Errors are *RefusedError, or *policy.Error with the place.
+func Do(s *State, v *View, c Command, now time.Time) (Record, error) {
+	if err := check(s, v, &c); err != nil {
+		return Record{}, err
+	}
+	rec := s.record(now)
+	rec.Command = &c
+	return rec, nil
+}
+
+// record is the next record, still empty. Time never runs backwards in the log.
+func (s *State) record(now time.Time) Record {
+	return Record{Seq: s.seq + 1, At: later(s.at, now.UTC().Round(0))}
+}
+
+func check(s *State, v *View, c *Command) error {
+	if c.Verb == Start {
+		return checkStart(s, v, c)
+	}
+	r := s.rollouts[c.Rollout]
+	if r == nil {
+		return refuse(c.Verb, "there is no rollout %q", c.Rollout)
+	}
+	to, ok := c.Verb.phase()
+	switch {
+	case !ok:
+		return refuse(c.Verb, "there is no such command")
+	case c.Verb == Resume && r.Phase.Open() && r.Hold != "":
+		return nil
+	case r.Phase == to:
+		return refuse(c.Verb, "rollout %s is %s already", r.ID, r.Phase)
+	case c.Verb == Resume && r.Phase != rollout.PhasePaused:
+		return refuse(c.Verb, "rollout %s is %s, not paused", r.ID, r.Phase)
+	case !r.Phase.CanGo(to):
+		return refuse(c.Verb, "rollout %s is %s", r.ID, r.Phase)
+	}
+	return nil
+}
+
+func (v Verb) phase() (rollout.Phase, bool) {
+	switch v {
+	case Abort:
+		return rollout.PhaseAborted, true
+	case Revert:
+		return rollout.PhaseReverting, true
+	case Pause:
+		return rollout.PhasePaused, true
+	case Resume:
+		return rollout.PhaseRunning, true
+	}
+	return "", false
+}
+
+func checkStart(s *State, v *View, c *Command) error {
+	p, err := policy.Parse([]byte(c.Policy))
+	if err != nil {
+		return err
+	}
+	for _, r := range s.Rollouts() {
+		if r.Policy.Target == p.Target && !r.Phase.Over() && r.Phase != rollout.PhaseComplete {
+			return refuse(Start, "rollout %s with target %s is %s", r.ID, p.Target, r.Phase)
+		}
+	}
+	if err := checkSet(s, v, p.Target.Name); err != nil {
+		return err
+	}
+	c.Rollout = fmt.Sprintf("r%d", len(s.order)+1)
+	return nil
+}
+
+// checkSet refuses a patch set of which no bundle may be used.
+func checkSet(s *State, v *View, name string) error {
+	var why []string
+	for d, e := range v.catalog {
+		if e.Manifest.Name != name {
+			continue
+		}
+		bad := s.unusable(v, d)
+		if bad == "" {
+			return nil
+		}
+		why = append(why, bad)
+	}
+	if len(why) == 0 {
+		return refuse(Start, "the catalog has no bundle named %s", name)
+	}
+	return refuse(Start, "no bundle named %s may be used: %s", name, strings.Join(why, "; "))
+}
+
+// unusable says why a bundle of the catalog may not be used, "" if it may.
+func (s *State) unusable(v *View, d bundle.Digest) string {
+	if e, ok := v.catalog[d]; !ok {
+		return fmt.Sprintf("bundle %s is not in the catalog", d.Short())
+	} else if e.Withdrawn {
+		return fmt.Sprintf("bundle %s was withdrawn", d.Short())
+	}
+	if b, bad := s.bad[d]; bad {
+		return fmt.Sprintf("bundle %s was reverted by rollout %s: %s", d.Short(), b.Rollout, b.Reason)
+	}
+	return ""
+}
+
+func (s *State) applyCommand(c Command, at time.Time) error {
+	if c.Verb == Start {
+		return s.applyStart(c, at)
+	}
+	to, ok := c.Verb.phase()
+	r := s.rollouts[c.Rollout]
+	if !ok || r == nil {
+		return fmt.Errorf("command %s of rollout %s: %w", c.Verb, c.Rollout, rollout.ErrIllegal)
+	}
+	reason := fmt.Sprintf("by %s", c.By)
+	if c.Reason != "" {
+		reason += ": " + c.Reason
+	}
+	if c.Verb == Resume && r.Phase.Open() {
+		return r.StepPhase(rollout.Change{Phase: r.Phase, Waved: heldBy(r.Hold)}, at)
+	}
+	change := rollout.Change{Phase: to, Reason: reason}
+	if c.Verb == Resume && r.PausedBy != "" {
+		change.Waved = []gate.Rule{r.PausedBy}
+	}
+	return s.applyChange(Change{Rollout: r.ID, Change: change}, at)
+}
+
+// heldBy is the rule that a hold's text begins with.
+func heldBy(hold string) []gate.Rule {
+	rule, _, _ := strings.Cut(hold, ": ")
+	return []gate.Rule{gate.Rule(rule)}
+}
+
+func (s *State) applyStart(c Command, at time.Time) error {
+	if s.rollouts[c.Rollout] != nil || c.Rollout == "" {
+		return fmt.Errorf("start of rollout %q: %w", c.Rollout, rollout.ErrIllegal)
+	}
+	p, err := policy.Parse([]byte(c.Policy))
+	if err != nil {
+		return fmt.Errorf("start rollout %s: %w", c.Rollout, err)
+	}
+	s.rollouts[c.Rollout] = rollout.New(c.Rollout, c.By, c.Policy, p, at)
+	s.order = append(s.order, c.Rollout)
+	return nil
+}

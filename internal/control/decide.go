@@ -1,0 +1,416 @@
+package control
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"afloat/internal/bundle"
+	"afloat/internal/fleet"
+	"afloat/internal/gate"
+	"afloat/internal/plan"
+	"afloat/internal/policy"
+	"afloat/internal/rollout"
+)
+
+// Decide is one turn: what follows from what is known at now. It changes
+// nothing; the caller appends the record, applies it, and asks again until the
+// record is empty. Crashes come before verdicts and verdicts before
+// admissions, so nobody is admitted on evidence that was there to be seen.
+func Decide(s *State, v *View, now time.Time) Record {
+	t := &turn{s: s, v: v, rec: s.record(now)}
+	t.now = t.rec.At
+	for _, step := range []func(){t.fold, t.silence, t.verdicts, t.unwind, t.waves, t.admit} {
+		if step(); !t.rec.Empty() {
+			return t.rec
+		}
+	}
+	return t.rec
+}
+
+type turn struct {
+	s        *State
+	v        *View
+	now      time.Time
+	rec      Record
+	hosts    int // in the record
+	tallies  map[string]*tally
+	planners map[string]*planner
+}
+
+func (t *turn) full() bool { return t.hosts >= maxHosts }
+
+// move puts a host into the record.
+func (t *turn) move(id fleet.HostID, m Move) {
+	t.hosts++
+	i := slices.IndexFunc(t.rec.Moves, func(o Move) bool {
+		return o.Rollout == m.Rollout && o.Wave == m.Wave && o.To == m.To && o.Live == m.Live && o.Reason == m.Reason
+	})
+	if i < 0 {
+		i, t.rec.Moves = len(t.rec.Moves), append(t.rec.Moves, m)
+	}
+	t.rec.Moves[i].Hosts = append(t.rec.Moves[i].Hosts, id)
+}
+
+func (t *turn) change(r *rollout.Rollout, c rollout.Change) {
+	t.rec.Changes = append(t.rec.Changes, Change{Rollout: r.ID, Change: c})
+}
+
+// active are the rollouts of which something may still follow, oldest first.
+func (t *turn) active() []*rollout.Rollout {
+	return slices.DeleteFunc(t.s.Rollouts(), func(r *rollout.Rollout) bool { return r.Phase.Over() })
+}
+
+// tally is how the hosts of one rollout stand that have not settled.
+type tally struct {
+	acting        int
+	silent, stuck []fleet.HostID
+}
+
+// tally counts the hosts of a rollout that need attention.
+func (t *turn) tally(r *rollout.Rollout) *tally {
+	if t.tallies == nil {
+		t.tallies = map[string]*tally{}
+		for _, x := range t.s.order {
+			t.tallies[x] = &tally{}
+		}
+		for _, id := range t.v.Hosts() {
+			t.countHost(id)
+		}
+	}
+	return t.tallies[r.ID]
+}
+
+func (t *turn) countHost(id fleet.HostID) {
+	h := t.s.hosts[id]
+	if h == nil || h.Rollout == "" {
+		return
+	}
+	r := t.s.rollouts[h.Rollout]
+	phase, sum := r.HostPhase(h.Phase, h.Wave), t.tallies[r.ID]
+	limits := r.Policy.Timeouts
+	if phase.Acting() {
+		sum.acting++
+	}
+	quiet := t.now.Sub(t.v.hosts[id].Heard) > limits.Silent
+	switch {
+	case !phase.Acting() && phase != rollout.Soaking || r.CrashedHost(id):
+	case quiet:
+		sum.silent = append(sum.silent, id)
+	case phase.Acting() && t.now.Sub(h.Since) > limits.Stuck:
+		sum.stuck = append(sum.stuck, id)
+	}
+}
+
+// verdicts lets the gate speak and holds what must not go on.
+func (t *turn) verdicts() {
+	for _, r := range t.active() {
+		if r.Phase == rollout.PhaseReverting {
+			continue
+		}
+		if why := t.withdrawn(r); why != "" {
+			t.change(r, rollout.Change{Phase: rollout.PhaseReverting, Reason: why})
+			continue
+		}
+		verdict := gate.Decide(r.Policy.Gate, r.Facts(t.now))
+		if verdict.Level == gate.LevelRevert {
+			t.pull(r, verdict)
+			continue
+		}
+		if r.Phase.Open() {
+			t.hold(r, verdict)
+		}
+	}
+}
+
+func (t *turn) withdrawn(r *rollout.Rollout) string {
+	for _, d := range r.Bundles {
+		if t.v.catalog[d].Withdrawn {
+			return fmt.Sprintf("bundle %s was withdrawn", d.Short())
+		}
+	}
+	return ""
+}
+
+// pull acts on a revert verdict.
+func (t *turn) pull(r *rollout.Rollout, verdict gate.Verdict) {
+	first := verdict.Findings[0]
+	reason := fmt.Sprintf("%s: %s", first.Rule, first.Text)
+	switch {
+	case r.Policy.Gate.OnRevert == policy.RevertRevert:
+		t.change(r, rollout.Change{Phase: rollout.PhaseReverting, Reason: reason})
+	case r.Phase != rollout.PhasePaused && !slices.Contains(r.Waved, first.Rule):
+		t.change(r, rollout.Change{Phase: rollout.PhasePaused, Reason: reason, By: first.Rule})
+	}
+}
+
+const (
+	ruleSilent       gate.Rule = "silence"
+	ruleStuck        gate.Rule = "stuck"
+	ruleInconclusive gate.Rule = "inconclusive"
+)
+
+// hold stops or releases admissions. A hold keeps its first words: only
+// another rule, or none, changes it.
+func (t *turn) hold(r *rollout.Rollout, verdict gate.Verdict) {
+	rule, text := t.holds(r, verdict)
+	was, _, _ := strings.Cut(r.Hold, ": ")
+	if string(rule) == was {
+		return
+	}
+	hold := ""
+	if rule != "" {
+		hold = fmt.Sprintf("%s: %s", rule, text)
+	}
+	t.change(r, rollout.Change{Phase: r.Phase, Hold: hold})
+}
+
+func (t *turn) holds(r *rollout.Rollout, verdict gate.Verdict) (gate.Rule, string) {
+	waved := func(rule gate.Rule) bool { return slices.Contains(r.Waved, rule) }
+	for _, f := range verdict.Findings {
+		if f.Level == gate.LevelHold && !waved(f.Rule) {
+			return f.Rule, f.Text
+		}
+	}
+	i, _ := r.Current()
+	lost := 0
+	if i < len(r.Waves) {
+		lost = r.Policy.Waves[i].Stragglers.Of0(r.Taken(i))
+	}
+	sum := t.tally(r)
+	switch {
+	case len(sum.silent) > lost && !waved(ruleSilent):
+		return ruleSilent, fmt.Sprintf("%s not heard for %s: %s", count(len(sum.silent)), span(r.Policy.Timeouts.Silent), some(sum.silent))
+	case len(sum.stuck) > lost && !waved(ruleStuck):
+		return ruleStuck, fmt.Sprintf("%s under way for over %s: %s", count(len(sum.stuck)), span(r.Policy.Timeouts.Stuck), some(sum.stuck))
+	case verdict.Level == gate.LevelInconclusive && r.Policy.Gate.OnInconclusive == policy.InconclusiveHold && t.soaked(r) && !waved(ruleInconclusive):
+		return ruleInconclusive, verdict.Why()
+	}
+	return "", ""
+}
+
+// soaked says that the open wave's soak is over.
+func (t *turn) soaked(r *rollout.Rollout) bool {
+	i, opened := r.Current()
+	return opened && !r.Waves[i].Soaking.IsZero() && t.now.Sub(r.Waves[i].Soaking) >= r.Policy.Waves[i].Soak
+}
+
+// unwind takes hosts back: all of them after a revert, those under way after an abort.
+func (t *turn) unwind() {
+	for _, r := range t.s.Rollouts() {
+		if r.Phase != rollout.PhaseReverting && r.Phase != rollout.PhaseAborted {
+			continue
+		}
+		left := false
+		for _, id := range t.v.Hosts() {
+			if t.full() {
+				return
+			}
+			h := t.s.hosts[id]
+			if h == nil || h.Rollout != r.ID {
+				continue
+			}
+			phase := r.HostPhase(h.Phase, h.Wave)
+			left = left || phase == rollout.Reverting
+			if goesBack(r.Phase, phase) {
+				t.move(id, Move{Rollout: r.ID, Wave: h.Wave, To: rollout.Reverting, Live: t.restores(h)})
+				left = true
+			}
+		}
+		if r.Phase == rollout.PhaseReverting && !left {
+			t.change(r, rollout.Change{Phase: rollout.PhaseReverted, Reason: r.Reason})
+		}
+	}
+}
+
+func goesBack(r rollout.Phase, h rollout.HostPhase) bool {
+	if h == rollout.Reverting {
+		return false
+	}
+	return h.Acting() || r == rollout.PhaseReverting && h.Exposed()
+}
+
+// restores is what a host goes back to: what it ran before, unless that may
+// not be used any more.
+func (t *turn) restores(h *Host) bundle.Digest {
+	if h.Prev == "" || t.s.unusable(t.v, h.Prev) != "" {
+		return ""
+	}
+	return h.Prev
+}
+
+// waves opens, soaks and closes waves.
+func (t *turn) waves() {
+	for _, r := range t.active() {
+		if r.Phase != rollout.PhaseRunning || r.Hold != "" {
+			continue
+		}
+		i, opened := r.Current()
+		switch {
+		case i == len(r.Waves):
+			t.change(r, rollout.Change{Phase: rollout.PhaseComplete, Reason: "every wave is over"})
+		case !opened:
+			t.open(r, i)
+		case r.Waves[i].Soaking.IsZero():
+			if t.settled(r, i) {
+				t.wave(r, rollout.WaveEvent{Wave: i, What: rollout.WaveSoaks})
+			}
+		case t.soaked(r):
+			verdict := gate.Decide(r.Policy.Gate, r.Facts(t.now))
+			t.wave(r, rollout.WaveEvent{Wave: i, What: rollout.WaveCloses, Verdict: verdict.Level, Why: verdict.Why()})
+		}
+	}
+}
+
+func (t *turn) wave(r *rollout.Rollout, e rollout.WaveEvent) {
+	t.rec.Waves = append(t.rec.Waves, WaveEvent{Rollout: r.ID, WaveEvent: e})
+}
+
+// open opens a wave; one whose selector nothing matches is over at once.
+func (t *turn) open(r *rollout.Rollout, i int) {
+	t.wave(r, rollout.WaveEvent{Wave: i, What: rollout.WaveOpens})
+	if r.Policy.Waves[i].Select != nil && t.planner(r).Matching(i) == 0 {
+		t.wave(r, rollout.WaveEvent{Wave: i, What: rollout.WaveCloses, Why: "no host matches"})
+	}
+}
+
+// settled says that the wave has all its hosts and they are through.
+func (t *turn) settled(r *rollout.Rollout, i int) bool {
+	p := t.planner(r)
+	taken := r.Taken(i)
+	if p.Room(i) > 0 {
+		return false
+	}
+	if taken == 0 { // earlier waves may have taken all there are
+		return i > 0 && r.Policy.Waves[i].Select == nil && p.Fit() > 0
+	}
+	return t.tally(r).acting <= r.Policy.Waves[i].Stragglers.Of0(taken)
+}
+
+// admit lets hosts start.
+func (t *turn) admit() {
+	for _, r := range t.active() {
+		if !r.Phase.Open() || r.Hold != "" {
+			continue
+		}
+		last, opened := r.Current()
+		if last == len(r.Waves) {
+			last, opened = last-1, true
+		}
+		if !opened {
+			continue
+		}
+		for w := 0; w <= last; w++ {
+			if w == last || r.Policy.Waves[w].Select != nil {
+				t.admitWave(r, w)
+			}
+		}
+		if !t.rec.Empty() {
+			return // the next rollout plans on what this one took
+		}
+	}
+}
+
+func (t *turn) admitWave(r *rollout.Rollout, w int) {
+	p := t.planner(r)
+	for _, i := range p.Next(w, t.now, maxHosts-t.hosts) {
+		t.move(p.ids[i], Move{Rollout: r.ID, Wave: w, To: rollout.Admitted, Live: p.digests[i]})
+	}
+}
+
+// planner is a plan.Planner with the names of its hosts.
+type planner struct {
+	*plan.Planner
+	ids     []fleet.HostID
+	digests []bundle.Digest
+	blocks  []*Blocker
+}
+
+func (t *turn) planner(r *rollout.Rollout) *planner {
+	if p := t.planners[r.ID]; p != nil {
+		return p
+	}
+	p := &planner{Planner: plan.New(r.Policy), ids: t.v.Hosts()}
+	p.digests, p.blocks = make([]bundle.Digest, len(p.ids)), make([]*Blocker, len(p.ids))
+	for i, id := range p.ids {
+		seen := t.v.hosts[id]
+		h := plan.Host{Labels: seen.Labels, Order: order(r.ID, id), Out: t.isOut(r, seen)}
+		if h.State = t.stateOf(p, r, i, seen); h.State != plan.Absent {
+			p.Set(int32(i), h)
+		}
+	}
+	t.recall(r, p)
+	if t.planners == nil {
+		t.planners = map[string]*planner{}
+	}
+	t.planners[r.ID] = p
+	return p
+}
+
+func (t *turn) stateOf(p *planner, r *rollout.Rollout, i int, seen *Seen) plan.State {
+	h := t.s.hosts[seen.ID]
+	switch {
+	case h != nil && h.Rollout == r.ID:
+		return plan.Taken
+	case !r.Policy.Select.Matches(seen.Labels):
+		return plan.Absent
+	}
+	if p.digests[i], p.blocks[i] = t.s.fit(t.v, r, seen, t.now); p.blocks[i] != nil {
+		return plan.Unfit
+	}
+	return plan.Fit
+}
+
+// isOut says that a host is not in service, or on its way through any action.
+func (t *turn) isOut(r *rollout.Rollout, seen *Seen) bool {
+	if seen.Report.Boot == "" || t.now.Sub(seen.Heard) > r.Policy.Timeouts.Silent {
+		return true
+	}
+	h := t.s.hosts[seen.ID]
+	return h != nil && h.Phase.Acting()
+}
+
+// recall tells the planner of the starts that bounds over time still count.
+func (t *turn) recall(r *rollout.Rollout, p *planner) {
+	for i, id := range p.ids {
+		h := t.s.hosts[id]
+		if h != nil && h.Rollout == r.ID && !h.Started.IsZero() {
+			p.Started(h.Started, int32(i))
+		}
+		if h != nil && h.Rollout == r.ID && !h.Applied.IsZero() {
+			p.Returned(h.Applied, int32(i))
+		}
+	}
+}
+
+func count(n int) string {
+	if n == 1 {
+		return "1 host"
+	}
+	return fmt.Sprintf("%d hosts", n)
+}
+
+func some(ids []fleet.HostID) string {
+	const most = 3
+	var out []string
+	for i, id := range ids {
+		if i == most {
+			return strings.Join(out, ", ") + fmt.Sprintf(" and %d more", len(ids)-most)
+		}
+		out = append(out, string(id))
+	}
+	return strings.Join(out, ", ")
+}
+
+// span prints a duration without its zero parts.
+func span(d time.Duration) string {
+	s := strings.TrimSuffix(d.String(), "m0s")
+	if s != d.String() {
+		s += "m"
+	}
+	if h, ok := strings.CutSuffix(s, "h0m"); ok {
+		return h + "h"
+	}
+	return s
+}

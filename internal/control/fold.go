@@ -1,0 +1,194 @@
+package control
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"afloat/internal/bundle"
+	"afloat/internal/fleet"
+	"afloat/internal/health"
+	"afloat/internal/rollout"
+	"afloat/internal/wire"
+)
+
+// fold takes in what hosts have reported: what they run, crashes, phases.
+func (t *turn) fold() {
+	for _, id := range t.v.Hosts() {
+		if t.full() || len(t.rec.Crashes) >= maxCrashes {
+			return
+		}
+		seen := t.v.hosts[id]
+		if seen.Report.Boot == "" {
+			continue
+		}
+		t.foldCrashes(seen)
+		if len(t.rec.Crashes) == 0 { // one kind of thing per record
+			t.foldHost(seen)
+		}
+	}
+	if len(t.rec.Crashes) > 0 {
+		t.rec.Moves, t.rec.Adopts = nil, nil
+	}
+}
+
+func (t *turn) foldCrashes(seen *Seen) {
+	if len(seen.Report.Crashes) == 0 {
+		return
+	}
+	h := t.s.Host(seen.ID)
+	for _, c := range health.Crashes(seen.Report, h.Crashes, seen.Labels, t.now) {
+		t.crash(seen, h, c)
+	}
+}
+
+func (t *turn) crash(seen *Seen, h Host, c health.Crash) {
+	e := CrashEvent{Crash: c}
+	if r := t.s.rollouts[h.Rollout]; r != nil && c.Live != "" && (h.Live == c.Live || slices.Contains(r.Bundles, c.Live)) {
+		e.Patched = r.ID
+	}
+	for _, r := range t.active() {
+		if r.Policy.Select.Matches(seen.Labels) {
+			e.Control = append(e.Control, Bystander{r.ID, t.without(r)})
+		}
+	}
+	t.rec.Crashes = append(t.rec.Crashes, e)
+}
+
+// without is how many selected hosts do not run the rollout's patch.
+func (t *turn) without(r *rollout.Rollout) int {
+	n := 0
+	for _, id := range t.v.Hosts() {
+		if r.Policy.Select.Matches(t.v.hosts[id].Labels) {
+			n++
+		}
+	}
+	return max(0, n-r.Exposure.Running())
+}
+
+// sane bounds the generation that a host may make the server follow.
+const sane = 1 << 62
+
+func (t *turn) foldHost(seen *Seen) {
+	h, report := t.s.hosts[seen.ID], seen.Report
+	generation := uint64(1)
+	if h != nil {
+		generation = h.Generation
+	}
+	live := loaded(report)
+	if report.Generation > generation && report.Generation < sane || h == nil && live != "" {
+		t.hosts++
+		t.rec.Adopts = append(t.rec.Adopts, Adopt{Host: seen.ID, Generation: max(report.Generation, generation) + 1, Live: live})
+		return
+	}
+	if len(t.rec.Adopts) > 0 || h == nil || h.Rollout == "" || report.Generation < h.Generation {
+		return
+	}
+	r := t.s.rollouts[h.Rollout]
+	phase := r.HostPhase(h.Phase, h.Wave)
+	to, reason := follows(phase, h, report)
+	if to == phase {
+		return
+	}
+	m := Move{Rollout: r.ID, Wave: h.Wave, To: to, Reason: reason}
+	if to == rollout.Failed {
+		m.Live = t.restores(h)
+	}
+	t.move(seen.ID, m)
+}
+
+// loaded is the bundle that the host runs, "" for none of ours.
+func loaded(r wire.Report) (d bundle.Digest) {
+	for _, l := range r.Live {
+		if l.Bundle != "" && l.Enabled {
+			d = l.Bundle
+		}
+	}
+	return d
+}
+
+// follows is the phase that a host of this phase has reached by its report.
+func follows(phase rollout.HostPhase, h *Host, r wire.Report) (rollout.HostPhase, string) {
+	runs := h.Live != "" && health.Runs(r, h.Live)
+	lost := r.Phase == wire.PhaseFailed || r.Phase == wire.PhaseRefused
+	switch phase {
+	case rollout.Admitted, rollout.Applying:
+		switch {
+		case r.Phase == wire.PhaseApplied && runs:
+			return rollout.Soaking, ""
+		case lost:
+			return rollout.Failed, clip(r.Reason)
+		case r.Phase == wire.PhaseApplying:
+			return rollout.Applying, ""
+		}
+	case rollout.Soaking, rollout.Done:
+		switch {
+		case lost && !runs:
+			return rollout.Failed, clip(r.Reason)
+		case !runs && (r.Phase == wire.PhaseReverted || r.Phase == wire.PhaseIdle):
+			return rollout.Failed, "taken off at the host"
+		}
+	case rollout.Reverting:
+		if runs || h.Live == "" && loaded(r) == "" || lost && loaded(r) == "" {
+			return rollout.Reverted, clip(r.Reason)
+		}
+	}
+	return phase, ""
+}
+
+// clip bounds what a host's words may add to a record.
+func clip(s string) string {
+	const most = 200
+	if len(s) > most {
+		return s[:most] + " ..."
+	}
+	return s
+}
+
+// silentCrash is how many times the silence limit a host may be quiet after
+// apply, while its neighbours report, before it counts as crashed.
+const silentCrash = 3
+
+// neighbours is the share of the other hosts that must be heard for the
+// silence of one to be its own.
+const neighbours = 0.8
+
+// silence turns hosts that went quiet with the patch into crashes.
+func (t *turn) silence() {
+	for _, id := range t.v.Hosts() {
+		h := t.s.hosts[id]
+		if h == nil || h.Rollout == "" || len(t.rec.Crashes) >= maxCrashes {
+			continue
+		}
+		r := t.s.rollouts[h.Rollout]
+		phase := r.HostPhase(h.Phase, h.Wave)
+		if phase != rollout.Admitted && phase != rollout.Applying && !phase.Exposed() {
+			continue
+		}
+		seen := t.v.hosts[id]
+		quiet := t.now.Sub(later(seen.Heard, h.Since))
+		crash := fmt.Sprintf("silent-%d", h.Generation)
+		if quiet <= silentCrash*r.Policy.Timeouts.Silent || slices.Contains(h.Crashes, crash) || r.CrashedHost(id) {
+			continue
+		}
+		if t.neighboursHeard(r, id) {
+			t.crash(seen, *h, health.Crash{Host: id, ID: crash, Kind: health.CrashSilent, Live: h.Live, At: t.now,
+				Text: fmt.Sprintf("not heard since %s while its neighbours report", seen.Heard.UTC().Format(time.RFC3339))})
+		}
+	}
+}
+
+func (t *turn) neighboursHeard(r *rollout.Rollout, but fleet.HostID) bool {
+	all, heard := 0, 0
+	for _, id := range t.v.Hosts() {
+		seen := t.v.hosts[id]
+		if id == but || seen.Report.Boot == "" || !r.Policy.Select.Matches(seen.Labels) {
+			continue
+		}
+		all++
+		if t.now.Sub(seen.Heard) <= r.Policy.Timeouts.Silent {
+			heard++
+		}
+	}
+	return all > 0 && float64(heard) >= neighbours*float64(all)
+}

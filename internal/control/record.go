@@ -1,0 +1,108 @@
+package control
+
+import (
+	"time"
+
+	"afloat/internal/bundle"
+	"afloat/internal/fleet"
+	"afloat/internal/health"
+	"afloat/internal/rollout"
+)
+
+// Record is what one turn decided: the unit that the store appends. Applying
+// the same records in order gives the same State.
+type Record struct {
+	// Seq is the State's sequence after this record: one more than before.
+	Seq uint64    `json:"seq"`
+	At  time.Time `json:"at"`
+	// A record holds one kind of thing only, so the parts never depend on each other.
+	Command *Command     `json:"command,omitempty"`
+	Adopts  []Adopt      `json:"adopts,omitempty"`
+	Crashes []CrashEvent `json:"crashes,omitempty"`
+	Moves   []Move       `json:"moves,omitempty"`
+	Waves   []WaveEvent  `json:"waves,omitempty"`
+	Changes []Change     `json:"changes,omitempty"`
+}
+
+// maxHosts and maxCrashes bound a record: with host ids and texts of the
+// greatest length it stays below 512 kB of JSON.
+const (
+	maxHosts   = 6000
+	maxCrashes = 200
+)
+
+// Empty says that nothing was decided: there is nothing to append.
+func (r Record) Empty() bool {
+	return r.Command == nil && len(r.Adopts) == 0 && len(r.Crashes) == 0 && len(r.Moves) == 0 &&
+		len(r.Waves) == 0 && len(r.Changes) == 0
+}
+
+// Hosts are the hosts whose Desired this record may have changed: nudge them.
+func (r Record) Hosts() []fleet.HostID {
+	var out []fleet.HostID
+	for _, a := range r.Adopts {
+		out = append(out, a.Host)
+	}
+	for _, m := range r.Moves {
+		if m.Orders() {
+			out = append(out, m.Hosts...)
+		}
+	}
+	return out
+}
+
+// Adopt takes over what a host runs that this State does not know of: the
+// store lost its tail, or the host is older than the store.
+type Adopt struct {
+	Host       fleet.HostID  `json:"host"`
+	Generation uint64        `json:"generation"`
+	Live       bundle.Digest `json:"live,omitempty"`
+}
+
+// CrashEvent is a new crash and the rollouts it counts in.
+type CrashEvent struct {
+	health.Crash
+	// Patched is the rollout whose live patch was loaded, "" for none.
+	Patched string `json:"patched,omitempty"`
+	// Control are the rollouts that the host was a bystander of, with the
+	// number of such hosts.
+	Control []Bystander `json:"control,omitempty"`
+}
+
+// Bystander is a rollout and how many of its hosts did not run the patch when the crash came.
+type Bystander struct {
+	Rollout string `json:"rollout"`
+	Hosts   int    `json:"hosts"`
+}
+
+// Move takes hosts of one rollout and wave to a phase.
+type Move struct {
+	Rollout string            `json:"rollout"`
+	Wave    int               `json:"wave"`
+	To      rollout.HostPhase `json:"to"`
+	// Live is what the hosts are told to run, for the moves that tell (Orders).
+	Live   bundle.Digest  `json:"live,omitempty"`
+	Reason string         `json:"reason,omitempty"`
+	Hosts  []fleet.HostID `json:"hosts"`
+}
+
+// Orders says whether the move changes what the hosts are told.
+func (m Move) Orders() bool {
+	switch m.To {
+	case rollout.Admitted, rollout.Failed, rollout.Reverting:
+		return true
+	}
+	return false
+}
+
+// WaveEvent is a wave event of a rollout.
+type WaveEvent struct {
+	Rollout string `json:"rollout"`
+	rollout.WaveEvent
+}
+
+// Change is a change of a rollout.
+type Change struct {
+	Rollout string `json:"rollout"`
+	rollout.Change
+}

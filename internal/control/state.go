@@ -1,0 +1,304 @@
+package control
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"afloat/internal/bundle"
+	"afloat/internal/fleet"
+	"afloat/internal/rollout"
+	"afloat/internal/wire"
+)
+
+// State is everything durable: what Apply has made of the records. It has one
+// owner; nothing in it is safe for concurrent use.
+type State struct {
+	seq      uint64
+	at       time.Time
+	hosts    map[fleet.HostID]*Host
+	rollouts map[string]*rollout.Rollout
+	order    []string // of rollouts, oldest first
+	bad      map[bundle.Digest]Bad
+}
+
+// Host is what was decided for one host.
+type Host struct {
+	// Generation of its orders; it only grows. The first order is 1.
+	Generation uint64 `json:"generation"`
+	// Live is what it is told to run, Prev what it ran before its rollout.
+	Live bundle.Digest `json:"live,omitempty"`
+	Prev bundle.Digest `json:"prev,omitempty"`
+	// Rollout that took it last, "" for none, with its place there.
+	Rollout string            `json:"rollout,omitempty"`
+	Phase   rollout.HostPhase `json:"phase,omitempty"`
+	Wave    int               `json:"wave,omitempty"`
+	Reason  string            `json:"reason,omitempty"`
+	Since   time.Time         `json:"since,omitzero"`   // of the phase
+	Started time.Time         `json:"started,omitzero"` // when it was admitted last
+	Applied time.Time         `json:"applied,omitzero"`
+	// Crashes are the ids of its crashes that were folded in, newest last.
+	Crashes []string `json:"crashes,omitempty"`
+}
+
+// maxCrashIDs is more than a report can hold, so that none is counted twice.
+const maxCrashIDs = 64
+
+// Bad is a bundle that was reverted, and is refused from then on.
+type Bad struct {
+	Rollout string    `json:"rollout"`
+	Reason  string    `json:"reason"`
+	At      time.Time `json:"at"`
+}
+
+// New is the state before the first record.
+func New() *State {
+	return &State{hosts: map[fleet.HostID]*Host{}, rollouts: map[string]*rollout.Rollout{}, bad: map[bundle.Digest]Bad{}}
+}
+
+// Seq is the number of records applied.
+func (s *State) Seq() uint64 { return s.seq }
+
+// Rollout is one rollout, nil if there is none of that id. The caller must not change it.
+func (s *State) Rollout(id string) *rollout.Rollout { return s.rollouts[id] }
+
+// Rollouts are all rollouts, oldest first. The caller must not change them.
+func (s *State) Rollouts() []*rollout.Rollout {
+	out := make([]*rollout.Rollout, 0, len(s.order))
+	for _, id := range s.order {
+		out = append(out, s.rollouts[id])
+	}
+	return out
+}
+
+// Host is what was decided for a host, the zero Host if nothing was.
+func (s *State) Host(id fleet.HostID) Host {
+	if h := s.hosts[id]; h != nil {
+		return *h
+	}
+	return Host{}
+}
+
+// Desired is what a host should be, as far as rollouts decide: the caller
+// fills in Epoch, Mode and Withdrawn and signs it. A host that no rollout has
+// taken stays what it settled on.
+func (s *State) Desired(id fleet.HostID) wire.Desired {
+	h := s.Host(id)
+	return wire.Desired{Version: wire.Version, Host: id, Generation: max(1, h.Generation), Rollout: h.Rollout, Live: h.Live}
+}
+
+// Permits says whether hosts of the rollout may start something new: the
+// caller signs a wire.Permit for it then. Paused and held rollouts get none,
+// so their admitted hosts that have not begun do not begin. Going back and
+// coming back to what has settled is always permitted.
+func (s *State) Permits(id string) bool {
+	r := s.rollouts[id]
+	return r != nil && r.Phase != rollout.PhasePaused && r.Hold == ""
+}
+
+// Apply adds a record that the store has acknowledged, or one of its log. The
+// error wraps rollout.ErrIllegal or tells of a gap; the State is then broken
+// and must be rebuilt.
+func (s *State) Apply(r Record) error {
+	if r.Seq != s.seq+1 {
+		return fmt.Errorf("apply record %d: the one before was %d", r.Seq, s.seq)
+	}
+	if err := s.apply(r); err != nil {
+		return fmt.Errorf("apply record %d: %w", r.Seq, err)
+	}
+	s.seq, s.at = r.Seq, r.At
+	return nil
+}
+
+func (s *State) apply(r Record) error {
+	for _, id := range s.order {
+		if err := s.rollouts[id].Advance(r.At); err != nil {
+			return err
+		}
+	}
+	if r.Command != nil {
+		if err := s.applyCommand(*r.Command, r.At); err != nil {
+			return err
+		}
+	}
+	for _, a := range r.Adopts {
+		h := s.host(a.Host)
+		h.Generation, h.Live, h.Prev = a.Generation, a.Live, a.Live
+		h.Rollout, h.Phase, h.Reason = "", "", ""
+	}
+	for _, c := range r.Crashes {
+		if err := s.applyCrash(c); err != nil {
+			return err
+		}
+	}
+	for _, m := range r.Moves {
+		if err := s.applyMove(m, r.At); err != nil {
+			return err
+		}
+	}
+	for _, w := range r.Waves {
+		if err := s.with(w.Rollout, func(x *rollout.Rollout) error { return x.StepWave(w.WaveEvent, r.At) }); err != nil {
+			return err
+		}
+	}
+	for _, c := range r.Changes {
+		if err := s.applyChange(c, r.At); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *State) host(id fleet.HostID) *Host {
+	h := s.hosts[id]
+	if h == nil {
+		h = &Host{Generation: 1}
+		s.hosts[id] = h
+	}
+	return h
+}
+
+func (s *State) with(id string, fn func(*rollout.Rollout) error) error {
+	r := s.rollouts[id]
+	if r == nil {
+		return fmt.Errorf("there is no rollout %s: %w", id, rollout.ErrIllegal)
+	}
+	return fn(r)
+}
+
+func (s *State) applyCrash(c CrashEvent) error {
+	h := s.host(c.Host)
+	if h.Crashes = append(h.Crashes, c.ID); len(h.Crashes) > maxCrashIDs {
+		h.Crashes = slices.Delete(h.Crashes, 0, 1)
+	}
+	if c.Patched != "" {
+		applied := h.Applied
+		if applied.IsZero() || h.Rollout != c.Patched { // it went down while the patch went on
+			applied = c.At
+		}
+		err := s.with(c.Patched, func(r *rollout.Rollout) error {
+			return r.Observe(c.Crash, applied, s.bystanders(c, c.Patched))
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for _, b := range c.Control {
+		if b.Rollout == c.Patched {
+			continue
+		}
+		err := s.with(b.Rollout, func(r *rollout.Rollout) error { return r.Observe(c.Crash, time.Time{}, b.Hosts) })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *State) bystanders(c CrashEvent, id string) int {
+	for _, b := range c.Control {
+		if b.Rollout == id {
+			return b.Hosts
+		}
+	}
+	return 0
+}
+
+func (s *State) applyMove(m Move, at time.Time) error {
+	return s.with(m.Rollout, func(r *rollout.Rollout) error {
+		for _, id := range m.Hosts {
+			if err := s.moveHost(r, s.host(id), m, at); err != nil {
+				return fmt.Errorf("host %s: %w", id, err)
+			}
+		}
+		return nil
+	})
+}
+
+func (s *State) moveHost(r *rollout.Rollout, h *Host, m Move, at time.Time) error {
+	from := rollout.Waiting
+	if h.Rollout == r.ID {
+		from = r.HostPhase(h.Phase, h.Wave)
+	}
+	step := rollout.Move{Wave: m.Wave, From: from, To: m.To, N: 1, At: at, Applied: h.Applied}
+	if m.To == rollout.Admitted {
+		step.Live = m.Live
+		h.Prev, h.Started, h.Applied = h.Live, at, time.Time{}
+	}
+	if err := r.Step(step); err != nil {
+		return err
+	}
+	if m.Orders() {
+		h.Generation++
+		h.Live = m.Live
+	}
+	if m.To == rollout.Soaking {
+		h.Applied = at
+	}
+	h.Rollout, h.Wave, h.Phase, h.Reason, h.Since = r.ID, m.Wave, m.To, m.Reason, at
+	return nil
+}
+
+func (s *State) applyChange(c Change, at time.Time) error {
+	return s.with(c.Rollout, func(r *rollout.Rollout) error {
+		if c.Phase == rollout.PhaseReverting && r.Phase != c.Phase {
+			for _, d := range r.Bundles {
+				s.bad[d] = Bad{Rollout: r.ID, Reason: c.Reason, At: at}
+			}
+		}
+		return r.StepPhase(c.Change, at)
+	})
+}
+
+// snapshot is State as it is stored.
+type snapshot struct {
+	Version  int                    `json:"version"`
+	Seq      uint64                 `json:"seq"`
+	At       time.Time              `json:"at"`
+	Hosts    map[fleet.HostID]*Host `json:"hosts"`
+	Rollouts []*rollout.Rollout     `json:"rollouts"`
+	Bad      map[bundle.Digest]Bad  `json:"bad"`
+}
+
+const snapshotVersion = 1
+
+// Snapshot encodes the state, so that only later records need to be replayed.
+func (s *State) Snapshot() ([]byte, error) {
+	data, err := json.Marshal(snapshot{snapshotVersion, s.seq, s.at, s.hosts, s.Rollouts(), s.bad})
+	if err != nil {
+		return nil, fmt.Errorf("encode snapshot: %w", err)
+	}
+	return data, nil
+}
+
+// Restore reads what Snapshot made.
+func Restore(data []byte) (*State, error) {
+	var snap snapshot
+	if err := json.Unmarshal(data, &snap); err != nil {
+		return nil, fmt.Errorf("read snapshot: %w", err)
+	}
+	if snap.Version != snapshotVersion {
+		return nil, fmt.Errorf("read snapshot: version %d, this is %d", snap.Version, snapshotVersion)
+	}
+	s := New()
+	s.seq, s.at = snap.Seq, snap.At
+	for id, h := range snap.Hosts {
+		if h != nil {
+			s.hosts[id] = h
+		}
+	}
+	for d, b := range snap.Bad {
+		s.bad[d] = b
+	}
+	for _, r := range snap.Rollouts {
+		if r == nil {
+			return nil, fmt.Errorf("read snapshot: a rollout is missing")
+		}
+		if err := r.Restore(); err != nil {
+			return nil, fmt.Errorf("read snapshot: %w", err)
+		}
+		s.rollouts[r.ID], s.order = r, append(s.order, r.ID)
+	}
+	return s, nil
+}

@@ -1,0 +1,111 @@
+package control
+
+import (
+	"hash/fnv"
+	"slices"
+	"time"
+
+	"afloat/internal/bundle"
+	"afloat/internal/fleet"
+	"afloat/internal/wire"
+)
+
+// View is everything soft: who is enrolled, what each host said last, and what
+// the catalog has. Hosts and store tell it again after a restart.
+type View struct {
+	hosts   map[fleet.HostID]*Seen
+	ids     []fleet.HostID // sorted, nil when it has to be made again
+	catalog map[bundle.Digest]Entry
+}
+
+// Seen is one host as it is known.
+type Seen struct {
+	ID     fleet.HostID
+	Name   string
+	Labels fleet.Labels
+	Mode   fleet.Mode // that the server raises it to
+	// Report is its last one, zero before the first.
+	Report wire.Report
+	// Heard is its last sign of life.
+	Heard time.Time
+}
+
+// Entry is one bundle of the catalog.
+type Entry struct {
+	Manifest  bundle.Manifest
+	Withdrawn bool
+}
+
+// NewView is a view of nothing.
+func NewView() *View {
+	return &View{hosts: map[fleet.HostID]*Seen{}, catalog: map[bundle.Digest]Entry{}}
+}
+
+// Enrol adds a host or changes its name, labels and mode. labels is not copied.
+func (v *View) Enrol(id fleet.HostID, name string, labels fleet.Labels, mode fleet.Mode) {
+	h := v.hosts[id]
+	if h == nil {
+		h = &Seen{ID: id}
+		v.hosts[id], v.ids = h, nil
+	}
+	h.Name, h.Labels, h.Mode = name, labels, mode
+}
+
+// Forget removes a host that was revoked.
+func (v *View) Forget(id fleet.HostID) {
+	delete(v.hosts, id)
+	v.ids = nil
+}
+
+// Report notes what an enrolled host says. The caller has put reports in order.
+func (v *View) Report(r wire.Report, at time.Time) {
+	if h := v.hosts[r.Host]; h != nil {
+		h.Report = r
+		h.Heard = later(h.Heard, at)
+	}
+}
+
+// Heard notes a sign of life.
+func (v *View) Heard(id fleet.HostID, at time.Time) {
+	if h := v.hosts[id]; h != nil {
+		h.Heard = later(h.Heard, at)
+	}
+}
+
+// Bundle notes an entry of the catalog.
+func (v *View) Bundle(d bundle.Digest, m bundle.Manifest, withdrawn bool) {
+	v.catalog[d] = Entry{Manifest: m, Withdrawn: withdrawn}
+}
+
+// Host is one host, nil if it is not enrolled. The caller must not change it.
+func (v *View) Host(id fleet.HostID) *Seen { return v.hosts[id] }
+
+// Hosts are all enrolled hosts in the order of their ids.
+func (v *View) Hosts() []fleet.HostID {
+	if v.ids == nil {
+		v.ids = make([]fleet.HostID, 0, len(v.hosts))
+		for id := range v.hosts {
+			v.ids = append(v.ids, id)
+		}
+		slices.Sort(v.ids)
+	}
+	return v.ids
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+// order is the place of a host in a rollout's queue: a hash, so that a wave is
+// a sample of the fleet, and another sample in each rollout.
+func order(rollout string, id fleet.HostID) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(rollout + "/" + string(id))) // a hash takes everything
+	x := h.Sum64()
+	x ^= x >> 33 // fnv mixes its last bytes little
+	x *= 0xff51afd7ed558ccd
+	return x ^ x>>33
+}

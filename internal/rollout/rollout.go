@@ -1,0 +1,364 @@
+package rollout
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"afloat/internal/bundle"
+	"afloat/internal/fleet"
+	"afloat/internal/gate"
+	"afloat/internal/health"
+	"afloat/internal/policy"
+	"afloat/internal/wire"
+)
+
+// ErrIllegal says that an event cannot happen in this state. It is a bug or a
+// damaged log, never a person's mistake.
+var ErrIllegal = errors.New("event is not possible here")
+
+// Rollout is one rollout as its events have made it. Only Step changes it.
+type Rollout struct {
+	ID      string    `json:"id"`
+	By      string    `json:"by"`
+	Source  string    `json:"source"` // the policy as written
+	Started time.Time `json:"started"`
+	Phase   Phase     `json:"phase"`
+	// Reason is why the rollout is in its phase.
+	Reason string    `json:"reason,omitempty"`
+	Since  time.Time `json:"since"`
+	// Hold is why nobody is admitted although the rollout runs, "" when it is not so.
+	Hold string `json:"hold,omitempty"`
+	// Waved says that a person let the rollout go on past the hold rules named here.
+	Waved []gate.Rule `json:"waved,omitempty"`
+	// PausedBy is the rule that paused it under onRevert: pause.
+	PausedBy gate.Rule `json:"paused_by,omitempty"`
+	Waves    []Wave    `json:"waves"`
+	// Bundles are the live patches that hosts were told to load.
+	Bundles []bundle.Digest `json:"bundles,omitempty"`
+
+	Exposure health.Exposure `json:"exposure"`
+	Evidence gate.Evidence   `json:"evidence"`
+	Filter   gate.Filter     `json:"filter"`
+	// Crashed are the counted crashes on hosts with the target, oldest first.
+	Crashed []Crash `json:"crashed,omitempty"`
+	// Signatures of crashes on either side.
+	Signatures []gate.Signature `json:"signatures,omitempty"`
+
+	Policy *policy.Policy `json:"-"`
+}
+
+// Crash is a counted crash on a host with the target.
+type Crash struct {
+	health.Crash
+	// After is how long after apply it became known.
+	After time.Duration `json:"after_ns"`
+}
+
+// Wave is one wave as its events have made it.
+type Wave struct {
+	Name   string    `json:"name"`
+	Opened time.Time `json:"opened,omitzero"`
+	// Soaking is since when all its hosts have settled, zero before.
+	Soaking time.Time `json:"soaking,omitzero"`
+	Closed  time.Time `json:"closed,omitzero"`
+	// Verdict and Why are what the gate said at its end.
+	Verdict gate.Level `json:"verdict,omitempty"`
+	Why     string     `json:"why,omitempty"`
+	// Hosts counts its hosts by phase; Done counts as Soaking until read through Count.
+	Hosts map[HostPhase]int `json:"hosts,omitempty"`
+}
+
+// New is a rollout that has just been started.
+func New(id, by, source string, p *policy.Policy, at time.Time) *Rollout {
+	r := &Rollout{ID: id, By: by, Source: source, Started: at, Since: at, Phase: PhaseRunning, Policy: p}
+	r.Exposure.Seen = at
+	for _, w := range p.Waves {
+		r.Waves = append(r.Waves, Wave{Name: w.Name})
+	}
+	return r
+}
+
+// Restore makes a rollout that came out of a snapshot whole again.
+func (r *Rollout) Restore() error {
+	p, err := policy.Parse([]byte(r.Source))
+	if err != nil {
+		return fmt.Errorf("restore rollout %s: %w", r.ID, err)
+	}
+	if len(p.Waves) != len(r.Waves) {
+		return fmt.Errorf("restore rollout %s: %d waves, the policy has %d", r.ID, len(r.Waves), len(p.Waves))
+	}
+	r.Policy = p
+	return nil
+}
+
+// Current is the index of the open wave, or len(Waves) when all are over, and
+// whether it has been opened.
+func (r *Rollout) Current() (i int, opened bool) {
+	for i, w := range r.Waves {
+		if w.Closed.IsZero() {
+			return i, !w.Opened.IsZero()
+		}
+	}
+	return len(r.Waves), false
+}
+
+// Over says that wave i is over.
+func (r *Rollout) Over(i int) bool {
+	return i >= 0 && i < len(r.Waves) && !r.Waves[i].Closed.IsZero()
+}
+
+// HostPhase is the phase of a host of wave i whose stored phase is p: hosts
+// become done together with their wave.
+func (r *Rollout) HostPhase(p HostPhase, i int) HostPhase {
+	if p == Soaking && r.Over(i) {
+		return Done
+	}
+	return p
+}
+
+// Count is how many hosts are in the phase, over all waves.
+func (r *Rollout) Count(p HostPhase) int {
+	n := 0
+	for i := range r.Waves {
+		n += r.CountIn(i, p)
+	}
+	return n
+}
+
+// CountIn is how many hosts of wave i are in the phase.
+func (r *Rollout) CountIn(i int, p HostPhase) int {
+	w := r.Waves[i]
+	switch {
+	case p == Done && r.Over(i):
+		return w.Hosts[Soaking]
+	case p == Done, p == Soaking && r.Over(i):
+		return 0
+	}
+	return w.Hosts[p]
+}
+
+// Taken is how many hosts of wave i were ever admitted.
+func (r *Rollout) Taken(i int) int {
+	n := 0
+	for _, c := range r.Waves[i].Hosts {
+		n += c
+	}
+	return n
+}
+
+// ActingIn is how many hosts of wave i are on their way.
+func (r *Rollout) ActingIn(i int) int {
+	n := 0
+	for p, c := range r.Waves[i].Hosts {
+		if p.Acting() {
+			n += c
+		}
+	}
+	return n
+}
+
+// Move is a group of hosts of one wave that go from one phase to another.
+type Move struct {
+	Wave     int
+	From, To HostPhase
+	N        int
+	At       time.Time
+	// Applied is when the hosts got the target, where they lose it.
+	Applied time.Time
+	// Live is the bundle of an admission.
+	Live bundle.Digest
+}
+
+// Step moves hosts.
+func (r *Rollout) Step(m Move) error {
+	if m.Wave < 0 || m.Wave >= len(r.Waves) {
+		return fmt.Errorf("move hosts of rollout %s: wave %d of %d: %w", r.ID, m.Wave, len(r.Waves), ErrIllegal)
+	}
+	if !CanMove(m.From, m.To) {
+		return fmt.Errorf("move hosts of rollout %s from %s to %s: %w", r.ID, m.From, m.To, ErrIllegal)
+	}
+	w := &r.Waves[m.Wave]
+	if w.Hosts == nil {
+		w.Hosts = map[HostPhase]int{}
+	}
+	stored := func(p HostPhase) HostPhase {
+		if p == Done {
+			return Soaking
+		}
+		return p
+	}
+	from, to := stored(m.From), stored(m.To)
+	if m.From != Waiting {
+		if w.Hosts[from] < m.N {
+			return fmt.Errorf("move %d hosts of rollout %s from %s, which has %d: %w", m.N, r.ID, m.From, w.Hosts[from], ErrIllegal)
+		}
+		if w.Hosts[from] -= m.N; w.Hosts[from] == 0 {
+			delete(w.Hosts, from)
+		}
+	}
+	if m.To != Waiting {
+		w.Hosts[to] += m.N
+	}
+	r.expose(m)
+	return nil
+}
+
+func (r *Rollout) expose(m Move) {
+	switch {
+	case m.To.Exposed() && !m.From.Exposed():
+		r.Exposure.Add(m.N, m.At)
+	case m.From.Exposed() && !m.To.Exposed():
+		r.Exposure.Remove(m.N, m.Applied)
+	}
+	if m.Live != "" && !slices.Contains(r.Bundles, m.Live) {
+		r.Bundles = append(r.Bundles, m.Live)
+	}
+}
+
+// Observe counts the exposure up to at and one crash: on a host that has the
+// target since applied, or on a host without it (applied is zero).
+func (r *Rollout) Observe(c health.Crash, applied time.Time, control int) error {
+	onPatched := !applied.IsZero()
+	r.sign(c, onPatched)
+	if !c.Counts() || !r.Filter.Count(gate.Event{Host: c.Host, Domains: c.Domains, At: c.At}) {
+		return nil
+	}
+	e := gate.Crash{Host: c.Host, Kind: gate.CrashControl, Patched: float64(r.Exposure.Steady(c.At, gate.ApplyWindow)), Control: float64(control)}
+	if onPatched {
+		e.Kind = gate.CrashSteady
+		if c.At.Sub(applied) <= gate.ApplyWindow {
+			e.Kind = gate.CrashApply
+		}
+		r.Crashed = append(r.Crashed, Crash{Crash: c, After: max(0, c.At.Sub(applied))})
+	}
+	next, err := r.Evidence.Observe(gate.Look{Crashes: []gate.Crash{e}})
+	if err != nil {
+		return fmt.Errorf("observe crash %s of host %s: %w", c.ID, c.Host, err)
+	}
+	r.Evidence = next
+	return nil
+}
+
+func (r *Rollout) sign(c health.Crash, onPatched bool) {
+	if c.Signature == "" || c.Kind == wire.CrashWarning {
+		return
+	}
+	i := slices.IndexFunc(r.Signatures, func(s gate.Signature) bool { return s.Sum == c.Signature })
+	if i < 0 {
+		i = len(r.Signatures)
+		r.Signatures = append(r.Signatures, gate.Signature{Sum: c.Signature})
+	}
+	s := &r.Signatures[i]
+	switch {
+	case !onPatched:
+		s.Elsewhere = true
+	case !slices.Contains(s.Hosts, c.Host) && len(s.Hosts) < 16:
+		s.Hosts = append(s.Hosts, c.Host)
+	}
+}
+
+// Advance counts the exposure up to at.
+func (r *Rollout) Advance(at time.Time) error {
+	next, err := r.Evidence.Observe(gate.LookAt(r.Policy.Gate.Crashes, &r.Exposure, at))
+	if err != nil {
+		return fmt.Errorf("count exposure of rollout %s: %w", r.ID, err)
+	}
+	r.Evidence = next
+	return nil
+}
+
+// Facts are what the gate judges at the given time.
+func (r *Rollout) Facts(now time.Time) gate.Facts {
+	limit := r.Policy.Gate.Crashes.Cap.Within
+	f := gate.Facts{Exposed: r.Exposure.Exposed, HoursWithin: r.Exposure.Within(now, limit), Signatures: r.Signatures}
+	for _, c := range r.Crashed {
+		if c.After <= limit && !slices.Contains(f.Crashed, c.Host) {
+			f.Crashed = append(f.Crashed, c.Host)
+		}
+	}
+	if i, opened := r.Current(); opened {
+		f.Failed = r.CountIn(i, Failed)
+		f.Allowed = r.Policy.Waves[i].Failures.Of0(r.Taken(i))
+	}
+	// A crash while the patch goes on comes before any exposure is counted.
+	f.Exposed = max(f.Exposed, len(f.Crashed))
+	if f.Exposed > 0 {
+		exposure := r.Exposure.Clone()
+		if e, err := r.Evidence.Observe(gate.LookAt(r.Policy.Gate.Crashes, &exposure, now)); err == nil {
+			f.Evidence = &e
+		} else {
+			f.NoData = err.Error()
+		}
+	}
+	return f
+}
+
+// WaveEvent opens, soaks or closes a wave.
+type WaveEvent struct {
+	Wave    int        `json:"wave"`
+	What    WaveWhat   `json:"what"`
+	Verdict gate.Level `json:"verdict,omitempty"`
+	Why     string     `json:"why,omitempty"`
+}
+
+// WaveWhat is what happens to a wave.
+type WaveWhat string
+
+const (
+	WaveOpens  WaveWhat = "opens"
+	WaveSoaks  WaveWhat = "soaks"
+	WaveCloses WaveWhat = "closes"
+)
+
+// StepWave applies a wave event. Waves go in order: never two are open.
+func (r *Rollout) StepWave(e WaveEvent, at time.Time) error {
+	current, opened := r.Current()
+	if e.Wave != current || e.Wave >= len(r.Waves) || opened == (e.What == WaveOpens) {
+		return fmt.Errorf("wave %d of rollout %s %s while wave %d is open (%v): %w", e.Wave, r.ID, e.What, current, opened, ErrIllegal)
+	}
+	w := &r.Waves[e.Wave]
+	switch e.What {
+	case WaveOpens:
+		w.Opened = at
+	case WaveSoaks:
+		w.Soaking = at
+	case WaveCloses:
+		w.Closed, w.Verdict, w.Why = at, e.Verdict, e.Why
+	default:
+		return fmt.Errorf("wave %d of rollout %s %q: %w", e.Wave, r.ID, e.What, ErrIllegal)
+	}
+	return nil
+}
+
+// Change is a new phase or hold of the rollout itself.
+type Change struct {
+	Phase  Phase  `json:"phase"`
+	Reason string `json:"reason,omitempty"`
+	// Hold is the new hold, "" releases. It counts only while Phase stays.
+	Hold string `json:"hold,omitempty"`
+	// Waved are rules that a person lets the rollout pass.
+	Waved []gate.Rule `json:"waved,omitempty"`
+	// By is the rule that paused the rollout.
+	By gate.Rule `json:"by_rule,omitempty"`
+}
+
+// StepPhase applies a change.
+func (r *Rollout) StepPhase(c Change, at time.Time) error {
+	r.Waved = append(r.Waved, c.Waved...)
+	if c.Phase == r.Phase {
+		r.Hold = c.Hold
+		return nil
+	}
+	if !r.Phase.CanGo(c.Phase) {
+		return fmt.Errorf("rollout %s from %s to %s: %w", r.ID, r.Phase, c.Phase, ErrIllegal)
+	}
+	r.Phase, r.Reason, r.Since, r.Hold, r.PausedBy = c.Phase, c.Reason, at, "", c.By
+	return nil
+}
+
+// CrashedHost says whether the host has a counted crash in this rollout.
+func (r *Rollout) CrashedHost(id fleet.HostID) bool {
+	return slices.ContainsFunc(r.Crashed, func(c Crash) bool { return c.Host == id })
+}
