@@ -72,6 +72,15 @@ extern void warn_at(const char *file, int line);
 #define EXTABLE(type) asm volatile("1: mov (%rdi), %rax\n2:\n.pushsection __ex_table,\"a\"\n.balign 4\n.long 1b - .\n.long 2b - .\n.long " #type "\n.popsection")
 #define BRANCH(key) ({ asm goto("1: .byte 0x0f,0x1f,0x44,0,0\n.pushsection __jump_table,\"aw\"\n.balign 8\n.long 1b - ., %l[yes] - .\n.quad %c0 - .\n.popsection" \
 	:: "i" (key) :: yes); 0; yes: 1; })
+#define ALTERNATIVE(old, new, cpuid) asm volatile("1: " old "\n2:\n.pushsection .altinstructions,\"a\"\n.long 1b - ., 3f - .\n.word " #cpuid \
+	"\n.byte 2b-1b, 4f-3f\n.popsection\n.pushsection .altinstr_replacement,\"ax\"\n3: " new "\n4:\n.popsection" ::: "memory")
+#define HAS(cpuid) ({ asm goto("1: jmp 6f\n2:\n.pushsection .altinstructions,\"a\"\n.long 1b - ., 3f - .\n.word " #cpuid \
+	"\n.byte 2b-1b, 4f-3f\n.popsection\n.pushsection .altinstr_replacement,\"ax\"\n3: jmp %l[no]\n4:\n.popsection\n" \
+	".pushsection .altinstr_aux,\"ax\"\n6: testb $1, features+" #cpuid "(%%rip)\njnz %l[yes]\njmp %l[no]\n.popsection" :::: yes, no); \
+	yes: 1; no: 0; })
+#define LOCK asm volatile("1: lock incl counter(%%rip)\n.pushsection .smp_locks,\"a\"\n.balign 4\n.long 1b - .\n.popsection" ::: "memory")
+#define STATIC_CALL(name) asm volatile("1: call __SCT__" #name "\n.pushsection .static_call_sites,\"aw\"\n.balign 4\n.long 1b - ., __SCK__" #name " - . + 2\n.popsection")
+extern char features[]; extern int counter;
 `
 
 // cases change old to new in source.
@@ -163,6 +172,51 @@ var cases = []struct {
 		name:   "bug table",
 		source: `int f(int a) { if (a > 7) BUG(); return a; }`,
 		old:    "a > 7", new: "a > 9", changed: []string{"f"}, special: map[string]int{"__mcount_loc": 1, "__bug_table": 1},
+	},
+	{
+		name:   "alternatives",
+		source: `int f(int a) { ALTERNATIVE("mfence; nop; nop", "call helper", 7); return a; }`,
+		old:    ", 7)", new: ", 9)", changed: []string{"f"}, externals: []string{"helper"},
+		special: map[string]int{"__mcount_loc": 1, ".altinstructions": 1},
+	},
+	{
+		name:   "code of an alternative",
+		source: `int f(int a) { ALTERNATIVE("mfence; nop; nop", "call helper", 7); return a; }`,
+		old:    "call helper", new: "call other", changed: []string{"f"}, externals: []string{"other"},
+		special: map[string]int{"__mcount_loc": 1, ".altinstructions": 1},
+	},
+	{
+		name:   "code beside the code", // the block in .altinstr_aux jumps back into its function
+		source: `int f(int a) { if (HAS(3)) return printk("y"); return a * 35; } int g(int a) { if (HAS(4)) return printk("z"); return a; }`,
+		old:    "35", new: "39", changed: []string{"f"}, externals: []string{"features"},
+		special: map[string]int{"__mcount_loc": 1, ".altinstructions": 1},
+	},
+	{
+		name:   "locks and static calls",
+		source: `int f(int a) { LOCK; STATIC_CALL(hook); LOCK; return a * 35; } int g(int a) { LOCK; return a; }`,
+		old:    "35", new: "39", changed: []string{"f"}, externals: []string{"__SCK__hook", "__SCT__hook", "counter"},
+		special: map[string]int{"__mcount_loc": 1, ".smp_locks": 2, ".static_call_sites": 1},
+	},
+	{
+		name:   "key of a static call", // the code calls the same trampoline
+		source: `int f(int a) { asm volatile("1: call __SCT__a\n.pushsection .static_call_sites,\"aw\"\n.balign 4\n.long 1b - ., __SCK__a - .\n.popsection"); return a; }`,
+		old:    "__SCK__a", new: "__SCK__b", changed: []string{"f"}, externals: []string{"__SCK__b"},
+		special: map[string]int{"__mcount_loc": 1, ".static_call_sites": 1},
+	},
+	{
+		name: "padding before functions",
+		source: `asm(".section .text.f,\"ax\"\n.globl f\n.balign 16\n.type __pfx_f,@function\n__pfx_f: .fill 16,1,0x90\n.size __pfx_f,16\n"
+			".type f,@function\nf: endbr64\n1: call __fentry__\nmov $35, %eax\nret\n.size f,.-f\n"
+			".section __mcount_loc,\"a\"\n.quad 1b\n.text");`,
+		old: "$35", new: "$37", changed: []string{"f"}, special: map[string]int{"__mcount_loc": 1},
+	},
+	{
+		name:   "new static call",
+		source: `int f(int a) { return a * 35; } /*n*/`,
+		old:    "int f(int a) { return a * 35; } /*n*/",
+		new: `asm(".section .static_call.text,\"ax\"\n.type __SCT__n,@function\n__SCT__n: ret; nop; nop; nop; nop\n.size __SCT__n,.-__SCT__n\n.text");
+			int f(int a) { asm volatile("call __SCT__n"); return a * 35; }`,
+		refused: []Class{ClassStaticCall},
 	},
 	{
 		name: "sharing a section", // the assembler resolves the call between them

@@ -61,11 +61,14 @@ type entry struct {
 	replacement *node
 }
 
+// maxEntry bounds an inferred size: no table has longer entries, in bytes.
+const maxEntry = 32
+
 // inferSize finds the size of an entry from the strides of the relocations:
 // every entry has relocations at the same places.
 func inferSize(t table, s *Section) (int, error) {
 	candidates := slices.Clone(t.usual)
-	for size := 4; size <= 64; size++ {
+	for size := 4; size <= maxEntry; size++ {
 		candidates = append(candidates, size)
 	}
 	for _, size := range candidates {
