@@ -255,6 +255,31 @@ func (p *part) compare(o elfdiff.Options) error {
 	if p.diff, err = elfdiff.Compare(original, patched, o); err != nil {
 		return fmt.Errorf("compare %s: %w", p.pair.Unit.Object, err)
 	}
+	return p.compareTypes()
+}
+
+// compareTypes adds what speaks against the patched types to the diff. An
+// object without a difference in its code is not loaded, whatever its types.
+func (p *part) compareTypes() error {
+	if p.diff.Empty() {
+		return nil
+	}
+	original, err := os.Open(p.pair.Original)
+	if err != nil {
+		return err
+	}
+	defer original.Close()
+	patched, err := os.Open(p.pair.Patched)
+	if err != nil {
+		return err
+	}
+	defer patched.Close()
+	refusals, notes, err := elfdiff.CompareTypes(original, patched)
+	if err != nil {
+		return fmt.Errorf("compare types of %s: %w", p.pair.Unit.Source, err)
+	}
+	p.diff.Refusals = append(p.diff.Refusals, refusals...)
+	p.diff.Notes = append(p.diff.Notes, notes...)
 	return nil
 }
 

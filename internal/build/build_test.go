@@ -255,6 +255,7 @@ func TestBuildRefusals(t *testing.T) {
 	}{
 		{"init code", edited(t, k, "fs/proc/version.c", `proc_create_single("version"`, `proc_create_single("edition"`), elfdiff.ClassInit, "proc_version_init"},
 		{"initial value", edited(t, k, "fs/pipe.c", "unsigned int pipe_max_size = 1048576;", "unsigned int pipe_max_size = 2097152;"), elfdiff.ClassData, "pipe_max_size"},
+		{"layout of a structure", edited(t, k, "fs/eventpoll.c", "\t/* The \"container\" of this item */", "\tint added;\n\t/* The \"container\" of this item */"), elfdiff.ClassType, "struct epitem"},
 		{"library", edited(t, k, "lib/string.c", "int strcmp(const char *cs, const char *ct)\n{", "int strcmp(const char *cs, const char *ct)\n{\n\tbarrier();"), ClassFile, "lib/string.c"},
 		{"assembly", edited(t, k, "arch/x86/entry/entry_64.S", "SYM_CODE_START(entry_SYSCALL_64)", "SYM_CODE_START(entry_SYSCALL_64)\n\tnop"), ClassFile, "arch/x86/entry/entry_64.S"},
 		{"not built", edited(t, k, "kernel/kcsan/core.c", "#define pr_fmt(fmt) \"kcsan: \" fmt", "#define pr_fmt(fmt) \"csan: \" fmt"), ClassFile, "kernel/kcsan/core.c"},
