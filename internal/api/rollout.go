@@ -55,7 +55,7 @@ type Rollout struct {
 type Wave struct {
 	Name   string         `json:"name"`
 	State  string         `json:"state"` // waiting, open, soaking or over
-	Hosts  int            `json:"hosts"`
+	Hosts  int            `json:"hosts"` // when it is full
 	Phases map[string]int `json:"phases"`
 	// SoakLeftS is how many seconds of the soak are left.
 	SoakLeftS float64 `json:"soak_left_s,omitempty"`

@@ -52,6 +52,8 @@ func commands() []*cobra.Command {
 		newHosts(),
 		newBundle(),
 		newAudit(),
+		newRollout(),
+		newExplain(),
 		newKernel(),
 		newBuild(),
 		newInspect(),

@@ -1,20 +1,14 @@
 package server
 
 import (
-	"time"
-
 	"afloat/internal/wire"
 )
 
-// desired is what one host should be, unsigned.
-func (o *owner) desired(h *host) (wire.Desired, error) {
-	return wire.Desired{
-		Version: wire.Version, Host: h.reg.Host, Epoch: o.epoch, Generation: 1,
-		Mode: h.reg.Mode, Withdrawn: o.withdrawn(),
-	}, nil
-}
-
-// permit is the rollout's permit of this period, nil when it may start nothing new.
-func (o *owner) permit(rollout string, now time.Time) (*wire.Signed, error) {
-	return nil, nil
+// desired is what one host should be, unsigned: what the acknowledged state
+// says, with this leader's epoch. A host whose withdrawn bundle is still what
+// it settled on is told to take it off by control, not here.
+func (o *owner) desired(h *host) wire.Desired {
+	d := o.state.Desired(h.reg.Host)
+	d.Epoch, d.Mode, d.Withdrawn = o.epoch, h.reg.Mode, o.withdrawn()
+	return d
 }

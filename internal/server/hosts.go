@@ -88,6 +88,7 @@ func (s *Server) changeHost(ctx context.Context, id fleet.HostID, change func(*e
 	return tell(ctx, s, func(o *owner) {
 		if h := o.hosts[id]; h != nil {
 			h.reg = now
+			o.enrol(h)
 			o.dirty = true
 		}
 	})

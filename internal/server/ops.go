@@ -77,8 +77,9 @@ func (s *Server) Join(ctx context.Context, req wire.JoinRequest, remote net.Addr
 	return reply, tell(ctx, s, func(o *owner) {
 		if o.hosts[reg.Host] == nil {
 			o.hosts[reg.Host] = &host{reg: reg}
+			o.enrol(o.hosts[reg.Host])
+			o.dirty = true
 		}
-		o.dirty = true
 	})
 }
 
@@ -169,7 +170,7 @@ func (s *Server) admitBundle(ctx context.Context, entry store.CatalogEntry, file
 	if err != nil {
 		return err
 	}
-	return tell(ctx, s, func(o *owner) { o.catalog[entry.Digest] = entry; o.dirty = true })
+	return tell(ctx, s, func(o *owner) { o.list(entry) })
 }
 
 func (o *owner) roomFor(entry store.CatalogEntry) error {
@@ -218,7 +219,7 @@ func (s *Server) Withdraw(ctx context.Context, who audit.Actor, prefix, reason s
 		if err != nil {
 			return "", err
 		}
-		return reason, tell(ctx, s, func(o *owner) { o.catalog[d] = entry; o.dirty = true; o.nudgeAll() })
+		return reason, tell(ctx, s, func(o *owner) { o.list(entry); o.nudgeAll() })
 	})
 	return entry, err
 }

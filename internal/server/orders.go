@@ -12,8 +12,7 @@ import (
 	"afloat/internal/wire"
 )
 
-// onOrders answers a host that asks what it should be. While the store holds
-// no acknowledged decision there is no answer: the host keeps what it has.
+// onOrders answers a host that asks what it should be.
 func (s *Server) onOrders(ctx context.Context, m *nats.Msg) {
 	id, err := wire.SubjectHost(m.Subject)
 	if err != nil {
@@ -42,10 +41,8 @@ func (o *owner) orders(id fleet.HostID, now time.Time) (wire.Orders, error) {
 		return wire.Orders{}, fmt.Errorf("host %s is not known here", id)
 	}
 	h.seen = now
-	d, err := o.desired(h)
-	if err != nil {
-		return wire.Orders{}, err
-	}
+	o.view.Heard(id, now)
+	d := o.desired(h)
 	signed, err := wire.Sign(o.key, wire.ContextDesired, d)
 	if err != nil {
 		return wire.Orders{}, err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"afloat/internal/bundle"
+	"afloat/internal/control"
 	"afloat/internal/enrol"
 	"afloat/internal/fleet"
 	"afloat/internal/store"
@@ -26,10 +27,21 @@ type owner struct {
 
 	hosts   map[fleet.HostID]*host
 	catalog map[bundle.Digest]store.CatalogEntry
+	// view is what the decisions rest on and state what they have made: state
+	// follows from the history and nothing else.
+	view    *control.View
+	state   *control.State
+	history history
+	permits permits
+
 	// dirty: something changed that a decision may rest on.
 	dirty bool
 	// held is why nothing is decided now, "" when it is.
 	held string
+	// saved is the sequence of the newest snapshot.
+	saved uint64
+	// looked is when the owner last looked at the clock.
+	looked time.Time
 }
 
 // host is what the server knows about one host.
@@ -38,7 +50,6 @@ type host struct {
 	report wire.Report // zero until the first one
 	told   time.Time   // when the report came, zero for never
 	seen   time.Time   // last sign of life
-	beat   wire.Beat
 }
 
 // labels are what the host is selected by: what it says, overridden by what its token bound.
@@ -56,47 +67,114 @@ func newOwner(ctx context.Context, s *Server) (*owner, error) {
 	o := &owner{
 		server: s, store: s.store, log: s.log, key: s.identity.OrdersKey(), epoch: s.lease.Epoch,
 		hosts: map[fleet.HostID]*host{}, catalog: map[bundle.Digest]store.CatalogEntry{},
+		view: control.NewView(), permits: permits{issued: map[string]issued{}}, looked: time.Now(),
 	}
-	regs, err := s.store.Hosts(ctx)
+	for _, load := range []func(context.Context) error{o.loadHosts, o.loadCatalog, o.loadState} {
+		if err := load(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return o, o.revoke()
+}
+
+func (o *owner) loadHosts(ctx context.Context) error {
+	regs, err := o.store.Hosts(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, r := range regs {
 		o.hosts[r.Host] = &host{reg: r}
 	}
-	reports, err := s.store.Reports(ctx)
+	reports, err := o.store.Reports(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, r := range reports {
 		if h := o.hosts[r.Report.Host]; h != nil {
 			h.report, h.told, h.seen = r.Report, r.At, r.At
 		}
 	}
-	entries, err := s.store.Catalog(ctx)
-	if err != nil {
-		return nil, err
+	for _, h := range o.hosts {
+		o.enrol(h)
+		if !h.told.IsZero() {
+			o.view.Report(h.report, o.looked)
+		}
 	}
-	for _, e := range entries {
-		o.catalog[e.Digest] = e
-	}
-	return o, o.revoke()
+	o.wake(o.looked)
+	return nil
 }
 
-// tickEvery is how often the owner looks at the clock.
-const tickEvery = time.Second
+// wake counts every host as heard of: while the server did not listen, their
+// silence meant nothing.
+func (o *owner) wake(now time.Time) {
+	for id := range o.hosts {
+		o.view.Heard(id, now)
+	}
+}
 
-// run is the owner's goroutine.
+// enrol tells the view who the host is.
+func (o *owner) enrol(h *host) {
+	if !h.reg.Revoked.IsZero() {
+		o.view.Forget(h.reg.Host)
+		return
+	}
+	o.view.Enrol(h.reg.Host, h.reg.Name, h.labels(), h.reg.Mode)
+}
+
+func (o *owner) loadCatalog(ctx context.Context) error {
+	entries, err := o.store.Catalog(ctx)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		o.list(e)
+	}
+	return nil
+}
+
+// list notes a catalog entry.
+func (o *owner) list(e store.CatalogEntry) {
+	o.catalog[e.Digest] = e
+	o.view.Bundle(e.Digest, e.Manifest, e.State == store.BundleWithdrawn)
+	o.dirty = true
+}
+
+const (
+	// tickEvery is how often the owner looks at the clock.
+	tickEvery = time.Second
+	// settleFor lets more reports come in before a turn decides on all of them.
+	settleFor = 20 * time.Millisecond
+	// overslept is a gap between two looks at the clock after which the
+	// process was stopped, not idle.
+	overslept = 15 * tickEvery
+)
+
+// run is the owner's goroutine. It returns nil when ctx ends, and an error
+// when it may not go on.
 func (o *owner) run(ctx context.Context) error {
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
+	soon := time.NewTimer(0)
+	defer soon.Stop()
+	waiting := true // soon is running
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case do := <-o.server.work:
 			do(o)
+			if o.dirty && !waiting {
+				soon.Reset(settleFor)
+				waiting = true
+			}
+			continue
+		case <-soon.C:
+			waiting = false
 		case <-tick.C:
+		}
+		o.dirty = false
+		if err := o.turn(ctx, time.Now()); err != nil {
+			return err
 		}
 	}
 }

@@ -83,13 +83,15 @@ func (o *owner) heard(id fleet.HostID, r wire.Report, now time.Time) {
 		return
 	}
 	h.seen = now
-	h.beat = wire.Beat{}
+	o.view.Heard(id, now)
 	if h.report.Boot == r.Boot && r.Seq < h.report.Seq {
 		return
 	}
 	changed := differs(h.report, r)
 	r.Refusals = nil
 	h.report, h.told = r, now
+	o.enrol(h) // its labels may be new
+	o.view.Report(r, now)
 	if !changed {
 		return
 	}
@@ -122,7 +124,8 @@ func (s *Server) onBeat(ctx context.Context, m *nats.Msg) {
 	now := time.Now()
 	if err := tell(ctx, s, func(o *owner) {
 		if h := o.hosts[id]; h != nil {
-			h.seen, h.beat = now, b
+			h.seen = now
+			o.view.Heard(id, now)
 		}
 	}); err != nil {
 		s.log.Debug("beat not taken", "host", id, "err", err)

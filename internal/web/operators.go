@@ -94,6 +94,11 @@ func (o *operators) routes() []route {
 		{"POST " + api.PathBundles, Operator, o.addBundle},
 		{"POST " + api.PathWithdraw, Operator, o.withdraw},
 		{"GET " + api.PathAudit, Viewer, o.audit},
+		{"GET " + api.PathExplain, Viewer, o.explain},
+		{"GET " + api.PathRollouts, Viewer, o.rollouts},
+		{"GET " + api.PathRollout, Viewer, o.rollout},
+		{"POST " + api.PathRollouts, Operator, o.start},
+		{"POST " + api.PathRolloutDo, Operator, o.do},
 	}
 }
 
@@ -154,16 +159,20 @@ func (o *operators) hosts(r *http.Request, _ audit.Actor) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now()
 	out := make([]api.Host, len(views))
 	for i, v := range views {
-		out[i] = api.Host{ID: v.Registration.Host, Name: v.Registration.Name, Labels: v.Labels, Mode: v.Registration.Mode,
-			Joined: v.Registration.Joined, Seen: v.Seen, Silent: now.Sub(v.Seen) > server.Silent}
-		if !v.Told.IsZero() {
-			out[i].Report = &v.Report
-		}
+		out[i] = hostOf(v, time.Now())
 	}
 	return out, nil
+}
+
+func hostOf(v server.HostView, now time.Time) api.Host {
+	h := api.Host{ID: v.Registration.Host, Name: v.Registration.Name, Labels: v.Labels, Mode: v.Registration.Mode,
+		Joined: v.Registration.Joined, Seen: v.Seen, Silent: now.Sub(v.Seen) > server.Silent}
+	if !v.Told.IsZero() {
+		h.Report = &v.Report
+	}
+	return h
 }
 
 func (o *operators) hostMode(r *http.Request, who audit.Actor) (any, error) {

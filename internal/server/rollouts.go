@@ -1,0 +1,56 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"afloat/internal/audit"
+	"afloat/internal/control"
+	"afloat/internal/policy"
+)
+
+// Command carries out what an operator wants done to a rollout, and returns
+// the rollout's id. It is refused while the store takes no decisions.
+func (s *Server) Command(ctx context.Context, who audit.Actor, c control.Command) (string, error) {
+	c.By = who.Name
+	target := c.Rollout
+	var id string
+	err := s.act(ctx, who, "rollout."+string(c.Verb), target, func() (string, error) {
+		var err error
+		id, err = ask(ctx, s, func(o *owner) (string, error) { return o.command(ctx, c, time.Now()) })
+		if id != "" && c.Reason == "" {
+			return id, err
+		}
+		return c.Reason, err
+	})
+	return id, err
+}
+
+func (o *owner) command(ctx context.Context, c control.Command, now time.Time) (string, error) {
+	if o.held != "" {
+		return "", fmt.Errorf("held: %s", o.held)
+	}
+	r, err := control.Do(o.state, o.view, c, now)
+	if err != nil {
+		return "", asRefusal(err)
+	}
+	if err := o.commit(ctx, r); err != nil {
+		// What became of it is not known: the next turn finds out.
+		return "", errors.Join(err, o.hold(err))
+	}
+	o.dirty = true
+	return r.Command.Rollout, nil
+}
+
+// asRefusal marks what is the caller's to fix.
+func asRefusal(err error) error {
+	if refused, ok := errors.AsType[*control.RefusedError](err); ok {
+		return refuse("afloat rollout list; afloat bundle list", "%s", refused.Error())
+	}
+	if bad, ok := errors.AsType[*policy.Error](err); ok {
+		return refuse("", "cannot start rollout: %s", bad.Error())
+	}
+	return err
+}
