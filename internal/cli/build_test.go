@@ -1,0 +1,54 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+
+	"afloat/internal/build"
+	"afloat/internal/elfdiff"
+	"afloat/internal/kbuild"
+	"afloat/internal/patch"
+)
+
+// The exit codes of build are what scripts go by.
+func TestBuildExitCodes(t *testing.T) {
+	refused := &elfdiff.RefusedError{Refusals: []elfdiff.Refusal{
+		{Class: elfdiff.ClassInit, Symbol: "a_init", Why: "it has run", Hint: "reboot"},
+		{Class: elfdiff.ClassInit, Symbol: "b_init", Why: "it has run", Hint: "reboot"},
+	}}
+	for _, tc := range []struct {
+		name string
+		err  error
+		code int
+		says []string
+	}{
+		{"refused", fmt.Errorf("link: %w", refused), 2, []string{"cannot live patch a_init: it has run", "b_init", "hint: reboot"}},
+		{"unchanged", build.ErrUnchanged, 3, []string{"changes nothing"}},
+		{"conflict", &patch.ConflictError{Patch: "p", File: "f.c", Hunk: 2, Why: "gone"}, 4, []string{"f.c: hunk 2", "hint: the diff must be made against the source of debian:x"}},
+		{"does not compile", &kbuild.CompileError{Source: "f.c", Patched: true, Output: "f.c:1: error", Err: errors.New("exit status 1")}, 4, []string{"f.c:1: error"}},
+		{"original does not compile", &kbuild.CompileError{Source: "f.c", Err: errors.New("exit status 1")}, 1, []string{"original f.c"}},
+		{"other", errors.New("disk full"), 1, []string{"disk full"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var stderr bytes.Buffer
+			cmd := &cobra.Command{RunE: func(*cobra.Command, []string) error { return explainBuild(tc.err, "debian:x") }, SilenceErrors: true, SilenceUsage: true}
+			cmd.SetArgs(nil)
+			if code := run(t.Context(), cmd, &stderr); code != tc.code {
+				t.Errorf("exit code %d, want %d", code, tc.code)
+			}
+			for _, want := range tc.says {
+				if !strings.Contains(stderr.String(), want) {
+					t.Errorf("%q does not say %q", stderr.String(), want)
+				}
+			}
+			if n := strings.Count(stderr.String(), "hint: reboot"); n > 1 {
+				t.Errorf("the same hint %d times", n)
+			}
+		})
+	}
+}
