@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"strings"
 )
 
 // Join is what a guest's agent needs to join a server.
@@ -51,11 +52,12 @@ func (h *Host) Join(ctx context.Context, j Join) error {
 // StartAgent starts the agent, now and at every boot, with further flags for
 // `afloat-agent run`. After a kill it is back in about a second.
 func (h *Host) StartAgent(ctx context.Context, flags ...string) error {
-	script := "#!/bin/sh\nexec /bin/afloat-agent run"
+	var script strings.Builder
+	script.WriteString("#!/bin/sh\nexec /bin/afloat-agent run")
 	for _, f := range flags {
-		script += " '" + f + "'"
+		script.WriteString(" '" + f + "'")
 	}
-	return h.Put(ctx, agentStart, 0o755, []byte(script+"\n"))
+	return h.Put(ctx, agentStart, 0o755, []byte(script.String()+"\n"))
 }
 
 // StopAgent ends the agent and keeps it from starting again, also at boot.

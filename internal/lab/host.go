@@ -246,11 +246,18 @@ func (h *Host) WaitBoot(ctx context.Context, old string) (string, error) {
 func (h *Host) lastWords() string {
 	var out strings.Builder
 	for _, name := range []string{qemuLog, consoleLog} {
-		raw, err := os.ReadFile(filepath.Join(h.vm.dir, name))
-		if err != nil || len(raw) == 0 {
-			continue
+		if text := lastLines(filepath.Join(h.vm.dir, name)); text != "" {
+			fmt.Fprintf(&out, "\n%s: ...%s", name, text)
 		}
-		fmt.Fprintf(&out, "\n%s: ...%s", name, strings.TrimSpace(string(raw[max(0, len(raw)-600):])))
 	}
 	return out.String()
+}
+
+// lastLines is the end of a log, for an error; "" if there is none.
+func lastLines(path string) string {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(raw[max(0, len(raw)-600):]))
 }

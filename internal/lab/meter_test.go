@@ -47,7 +47,7 @@ func TestMeterSeesFailures(t *testing.T) {
 		kind string
 	}{
 		"error":    {func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(503) }, "status 503"},
-		"redirect": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/", 302) }, "status 302"},
+		"redirect": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/", http.StatusFound) }, "status 302"},
 		"broken":   {func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }, "cut short"},
 		"half": {func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", "100")

@@ -93,7 +93,22 @@ func startDetached(dir, log string, argv ...string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", filepath.Base(argv[0]), err)
 	}
+	waitArguments(cmd.Process.Pid)
 	return cmd.Process.Release()
+}
+
+// waitArguments waits until a new process can be found by its arguments: the
+// kernel tells that exec worked a moment before it shows them.
+func waitArguments(pid int) {
+	folder := filepath.Join("/proc", strconv.Itoa(pid))
+	for range 1000 {
+		cmdline, err := os.ReadFile(filepath.Join(folder, "cmdline"))
+		stat, statErr := os.ReadFile(filepath.Join(folder, "stat"))
+		if err != nil || statErr != nil || len(cmdline) > 0 || strings.Contains(string(stat), ") Z ") {
+			return
+		}
+		<-time.After(time.Millisecond)
+	}
 }
 
 // stop ends p and returns when it is gone: by sig first, by SIGKILL when that

@@ -77,3 +77,19 @@ func TestMissingProgramIsNamed(t *testing.T) {
 		}
 	}
 }
+
+func TestProcessIsFoundAtOnce(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 50 {
+		p := process{program: "sleep", marker: fmt.Sprintf("62.%d%03d", os.Getpid(), i)}
+		if err := startDetached(dir, filepath.Join(dir, "log"), "/bin/sleep", p.marker); err != nil {
+			t.Fatal(err)
+		}
+		if p.pid() == 0 {
+			t.Errorf("process %d is not found right after its start", i)
+		}
+		if err := p.stop(t.Context(), unix.SIGKILL, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -181,7 +181,7 @@ func (p *Proxy) WaitAllUp(ctx context.Context) error {
 			return nil
 		}
 		if !p.Running() {
-			return fmt.Errorf("wait for load balancer: it ended; see %s", filepath.Join(p.dir, "haproxy.log"))
+			return fmt.Errorf("wait for load balancer: it ended: %s", lastLines(filepath.Join(p.dir, "haproxy.log")))
 		}
 		select {
 		case <-ctx.Done():
