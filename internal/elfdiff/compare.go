@@ -26,6 +26,7 @@ func Compare(orig, patched *Object, opts Options) (*Diff, error) {
 	c.refusals = append(c.refusals, c.patched.problems...)
 	c.pairing = newPairing(c.orig, c.patched)
 	c.judge()
+	c.copyUnhooked()
 	c.checkGroups()
 	c.checkData()
 	c.checkRegistries()
@@ -54,14 +55,11 @@ func (c *comparison) judge() {
 		}
 		switch {
 		case n.pair == nil:
-			n.verdict = fresh
+			n.setVerdict(fresh)
 		case c.ignored(n), c.sameUnit(n):
-			n.verdict = same
+			n.setVerdict(same)
 		default:
-			n.verdict = changed
-		}
-		for _, part := range n.parts {
-			part.verdict = n.verdict
+			n.setVerdict(changed)
 		}
 	}
 }

@@ -250,6 +250,17 @@ var cases = []struct {
 		old:    `"a"`, new: `"b"`, refused: []Class{ClassNoHook},
 	},
 	{
+		name: "function that cannot be traced, called here only",
+		source: `notrace static noinline int inner(int a) { return printk("a") + a; } notrace static noinline int middle(int a) { return inner(a) * 3; }
+			int f(int a) { return middle(a) + 1; } int g(int a) { return inner(a) + 2; } int h(int a) { return a; }`,
+		old: `"a"`, new: `"b"`, changed: []string{"f", "g"}, added: []string{"inner", "middle"}, special: map[string]int{"__mcount_loc": 2},
+	},
+	{
+		name:   "function that cannot be traced, with a stored pointer",
+		source: `notrace static int inner(int a) { return printk("a") + a; } int (*hook)(int) = inner;`,
+		old:    `"a"`, new: `"b"`, refused: []Class{ClassNoHook},
+	},
+	{
 		name:   "a section that is not known",
 		source: `__attribute__((section("mystery"), used)) int magic = 3; int f(void) { return 1; }`,
 		old:    "magic = 3", new: "magic = 4", refused: []Class{ClassSection},
