@@ -17,6 +17,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"afloat/internal/agent/agenttest"
+	"afloat/internal/api"
 	"afloat/internal/bundle"
 	"afloat/internal/kernel"
 )
@@ -44,7 +45,7 @@ func TestScripts(t *testing.T) {
 			return os.Getuid() == 0, nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"answers": answers, "seal": seal, "setenvfrom": setEnvFrom, "ports": ports, "flip": flip, "as": as, "until": until, "jsonenv": jsonEnv,
+			"answers": answers, "seal": seal, "setenvfrom": setEnvFrom, "ports": ports, "flip": flip, "as": as, "until": until, "moduleseal": moduleSeal, "host": host, "jsonenv": jsonEnv,
 		},
 	})
 }
@@ -64,6 +65,43 @@ func answers(ts *testscript.TestScript, neg bool, _ []string) {
 			ts.Fatalf("the server: %v", err)
 		}
 	}
+}
+
+// moduleseal KEY OUT NAME writes a bundle that the pretended kernel can load.
+func moduleSeal(ts *testscript.TestScript, _ bool, args []string) {
+	key, err := bundle.ParsePrivateKey([]byte(ts.ReadFile(args[0])))
+	ts.Check(err)
+	m := agenttest.Module{Name: args[2]}
+	file, err := bundle.Seal(key, bundle.Manifest{Kind: bundle.KindLive, Name: args[2], Module: m.Name,
+		Kernel: agenttest.DefaultID(), Replace: true, Created: time.Unix(0, 0).UTC()}, m.Bytes())
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), file, 0o644))
+}
+
+// host NAME lets a host with a pretended kernel join, and runs its agent until the script ends.
+func host(ts *testscript.TestScript, _ bool, args []string) {
+	dir := ts.MkAbs(args[0])
+	run := func(name string, line ...string) *exec.Cmd {
+		cmd := exec.Command(filepath.Join(filepath.SplitList(ts.Getenv("PATH"))[0], name), line...)
+		cmd.Dir = ts.MkAbs(".")
+		cmd.Env = append(os.Environ(), "AFLOAT_SOCKET="+ts.Getenv("AFLOAT_SOCKET"), "AFLOAT_TEST_KERNEL="+filepath.Join(dir, "kernel"))
+		return cmd
+	}
+	out, err := run("afloat", "token", "create", "-o", "json").Output()
+	ts.Check(err)
+	var made api.TokenMade
+	ts.Check(json.Unmarshal(out, &made))
+	folders := []string{"--state", filepath.Join(dir, "state"), "--config", filepath.Join(dir, "etc")}
+	if out, err := run("afloat-agent", append(folders, "join", "--server", made.Server, "--token", made.Token,
+		"--publisher-key", "pub.pub", "--name", args[0])...).CombinedOutput(); err != nil {
+		ts.Fatalf("join: %v: %s", err, out)
+	}
+	agent := run("afloat-agent", append(folders, "run")...)
+	ts.Check(agent.Start())
+	ts.Defer(func() {
+		_ = agent.Process.Kill() // it may be gone
+		_ = agent.Wait()         // it was killed: its status says nothing
+	})
 }
 
 // until PATTERN COMMAND... repeats a command until its output matches.

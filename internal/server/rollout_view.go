@@ -121,8 +121,6 @@ func (o *owner) explain(h *host, now time.Time) ExplainView {
 	switch {
 	case !h.reg.Revoked.IsZero():
 		v.Reasons = append(v.Reasons, "it was revoked at "+h.reg.Revoked.Format(time.RFC3339))
-	case h.told.IsZero():
-		v.Reasons = append(v.Reasons, "its agent has not reported yet")
 	case h.report.Reason != "":
 		v.Reasons = append(v.Reasons, "its agent says "+string(h.report.Phase)+": "+h.report.Reason)
 	}
