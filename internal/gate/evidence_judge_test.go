@@ -185,3 +185,24 @@ func TestDetectableIsTheInverse(t *testing.T) {
 		t.Errorf("nothing seen shows %v, want 1", got)
 	}
 }
+
+func TestPoissonTail(t *testing.T) {
+	for _, tt := range []struct {
+		n    int
+		mean float64
+		want float64
+	}{
+		{0, 3, 1}, {1, 0, 0},
+		{1, 1e-12, 1e-12},        // 1-exp(-m)
+		{1, 2, 1 - math.Exp(-2)}, // closed forms
+		{2, 2, 1 - 3*math.Exp(-2)},
+		{3, 2, 1 - 5*math.Exp(-2)},
+		{5, 0.01, math.Exp(-0.01) * 1e-10 / 120 * (1 + 0.01/6 + 1e-4/42)}, // its first three terms
+		{1, 1000, 1},
+		{1000, 1000, 0.504205}, // half, and a third of the chance of 1000 itself (Ramanujan)
+	} {
+		if got := poissonTail(tt.n, tt.mean); math.Abs(got-tt.want) > 1e-5*tt.want {
+			t.Errorf("poissonTail(%d, %v) = %v, want %v", tt.n, tt.mean, got, tt.want)
+		}
+	}
+}

@@ -83,7 +83,7 @@ func walk(t *testing.T, rng *rand.Rand, value func(Evidence) float64) float64 {
 			fresh, patched = 100, patched+100
 		}
 		e = observe(t, e, Look{Exposure: []Exposure{{Baseline: base, ApplyHours: fresh / 6, SteadyHours: steady / 6}}})
-		for range poisson(rng, hosts*perHour/6) {
+		for range draw(rng, hosts*perHour/6) {
 			c := Crash{Kind: CrashControl, Patched: steady, Control: hosts - patched}
 			switch who := rng.Float64() * hosts; {
 			case who < steady:
@@ -99,7 +99,7 @@ func walk(t *testing.T, rng *rand.Rand, value func(Evidence) float64) float64 {
 	return highest
 }
 
-func poisson(rng *rand.Rand, mean float64) int {
+func draw(rng *rand.Rand, mean float64) int {
 	n := 0
 	for t := rng.ExpFloat64(); t < mean; t += rng.ExpFloat64() {
 		n++
@@ -148,7 +148,7 @@ func TestRequiredExposureHasPower(t *testing.T) {
 		m := levels.Required(ratio)
 		caught := 0
 		for range walks {
-			n := poisson(rng, ratio*m)
+			n := draw(rng, ratio*m)
 			e := Evidence{Steady: Tally{Crashes: n, Expected: m}, Hosts: make([]fleet.HostID, min(n, 2))}
 			if ratio > 10 {
 				e.Apply, e.Steady = e.Steady, Tally{}

@@ -71,30 +71,33 @@ func meanFor(n int) float64 {
 }
 
 // poissonTail is the chance of n or more events of that mean, summed from the
-// thinner side so that small chances stay exact.
+// middle outwards and over the thinner side, so that small chances stay exact.
 func poissonTail(n int, mean float64) float64 {
-	chance := func(i int) float64 {
-		faculty, _ := math.Lgamma(float64(i + 1))
-		return math.Exp(float64(i)*math.Log(mean) - mean - faculty)
-	}
 	switch {
 	case n <= 0:
 		return 1
 	case mean <= 0:
 		return 0
-	case float64(n) <= mean:
-		below := 0.0
-		for i := range n {
-			below += chance(i)
+	case float64(n) > mean:
+		sum := 0.0
+		for term := poisson(n, mean); term > sum*1e-17; term *= mean / float64(n) {
+			sum += term
+			n++
 		}
-		return max(0, 1-below)
+		return min(1, sum)
 	}
-	sum, term := 0.0, chance(n)
-	for i := n + 1; term > sum*1e-17; i++ {
-		sum += term
-		term *= mean / float64(i)
+	below := 0.0
+	for term := poisson(n-1, mean); n > 0 && term > below*1e-17; term *= float64(n) / mean {
+		below += term
+		n--
 	}
-	return min(1, sum)
+	return max(0, 1-below)
+}
+
+// poisson is the chance of exactly n events of that mean.
+func poisson(n int, mean float64) float64 {
+	faculty, _ := math.Lgamma(float64(n + 1))
+	return math.Exp(float64(n)*math.Log(mean) - mean - faculty)
 }
 
 // bisect is the smallest x in (lo, hi] with ok(x), to within one part in a

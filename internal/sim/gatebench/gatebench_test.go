@@ -118,21 +118,21 @@ func play(t *testing.T, w world, runs int) []outcome {
 // tenth of the baseline, with no interval.
 func TestPromises(t *testing.T) {
 	good := play(t, product(0.05), 300)
-	if n := stopped(good, ruleRevert); n > 8 {
+	if n := stopped(good, ruleGate); n > 8 {
 		t.Errorf("%d of 300 good patches reverted", n)
 	}
 	misled := product(0.2)
 	misled.truth, misled.spread = 10, 1
-	if n := stopped(play(t, misled, 50), ruleRevert); n < 45 {
+	if n := stopped(play(t, misled, 50), ruleGate); n < 45 {
 		t.Errorf("control: a gate told a tenth of the baseline reverted only %d of 50", n)
 	}
 	bad := product(0.05)
 	bad.patch = harm{onApply: 0.001}
 	outs := play(t, bad, 300)
-	if n := stopped(outs, ruleRevert); n != 300 {
+	if n := stopped(outs, ruleGate); n != 300 {
 		t.Errorf("%d of 300 patches that kill 1/1000 on apply caught", n)
 	}
-	if got := quantile(pick(outs, ruleRevert, crashesOf), 0.95); got > 6 {
+	if got := quantile(pick(outs, ruleGate, crashesOf), 0.95); got > 6 {
 		t.Errorf("crashes p95 %v", got)
 	}
 }
@@ -155,9 +155,9 @@ func TestWaitingSavesHosts(t *testing.T) {
 	w.patch = harm{onApply: 0.001}
 	w.delay = [2]float64{15 * minute, 30 * minute}
 	w.limit = 30 * minute
-	waits := quantile(pick(play(t, w, 200), ruleRevert, crashesOf), 0.95)
+	waits := quantile(pick(play(t, w, 200), ruleGate, crashesOf), 0.95)
 	w.limit = settle
-	hurries := quantile(pick(play(t, w, 200), ruleRevert, crashesOf), 0.95)
+	hurries := quantile(pick(play(t, w, 200), ruleGate, crashesOf), 0.95)
 	if waits > 6 || hurries < waits+4 {
 		t.Errorf("crashes p95: %v waiting, %v not", waits, hurries)
 	}
@@ -169,7 +169,7 @@ func TestOutagesDoNotStop(t *testing.T) {
 	w := product(0.05)
 	w.rackLoss, w.rowLoss, w.together = 0.5, 0.2, true
 	outs := play(t, w, 100)
-	if n := stopped(outs, ruleRevert); n > 3 {
+	if n := stopped(outs, ruleGate); n > 3 {
 		t.Errorf("%d of 100 good patches reverted because of outages", n)
 	}
 	if n := stopped(outs, ruleNaive1k); n < 50 {

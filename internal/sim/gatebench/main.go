@@ -13,6 +13,7 @@ import (
 	"sync"
 
 	"afloat/internal/gate"
+	"afloat/internal/policy"
 )
 
 func main() {
@@ -42,6 +43,8 @@ func (b *bench) play(w world, runs int) ([]outcome, error) {
 			for i := worker; i < runs && errs[worker] == nil; i += b.parallel {
 				r := &rollout{luck: luck{w: w, rng: rand.New(rand.NewPCG(b.seed, uint64(i)))}, levels: levels}
 				r.base = gate.Baseline{PerHostYear: w.rate, Spread: w.spread}
+				r.gate.Crashes = policy.Crashes{FalseRevert: 0.01, Baseline: w.rate, Spread: w.spread,
+					Cap: policy.Cap{Excess: policy.DefaultExcess, Within: policy.DefaultWithin}}
 				outs[i], errs[worker] = r.play()
 			}
 		})

@@ -61,8 +61,8 @@ func (b *bench) worth() error {
 		if err != nil {
 			return err
 		}
-		recall := float64(stopped(bad, ruleRevert)) / float64(len(bad))
-		wrong := float64(stopped(good, ruleRevert)) / float64(len(good))
+		recall := float64(stopped(bad, ruleGate)) / float64(len(bad))
+		wrong := float64(stopped(good, ruleGate)) / float64(len(good))
 		var hours []float64
 		for _, o := range good {
 			hours = append(hours, o.hours)
@@ -77,13 +77,13 @@ func (b *bench) worth() error {
 // good prints how often good patches are stopped.
 func (b *bench) good() error {
 	b.head(fmt.Sprintf("Good patches: false stops in %d rollouts each", b.runs),
-		"case", "REVERT (95 % upper bound)", "HOLD", "naive, any n", "naive, n>=1000", "Argo-style, hourly")
+		"case", "afloat REVERT (95 % upper bound)", "afloat HOLD", "E>=100 alone", "naive, any n", "naive, n>=1000", "Argo-style, hourly")
 	for _, s := range goodPatches() {
 		outs, err := b.play(s.w, b.runs)
 		if err != nil {
 			return err
 		}
-		n := stopped(outs, ruleRevert)
+		n := stopped(outs, ruleGate)
 		bound := 100 * upperBound(n, len(outs))
 		name := s.name
 		if s.promised {
@@ -92,7 +92,7 @@ func (b *bench) good() error {
 			name += " (outside the guarantee)"
 		}
 		b.row(name, fmt.Sprintf("%s (%.2f %%)", share(n, len(outs)), bound), b.share(outs, ruleHold),
-			b.share(outs, ruleNaive), b.share(outs, ruleNaive1k), b.share(outs, ruleInterval))
+			b.share(outs, ruleRevert), b.share(outs, ruleNaive), b.share(outs, ruleNaive1k), b.share(outs, ruleInterval))
 	}
 	fmt.Fprintln(b.out)
 	return nil
@@ -119,7 +119,7 @@ func (b *bench) late() error {
 // the headline figures.
 func (b *bench) bad(title string, counted bool, studies []study) error {
 	b.head(title+": caught; hosts exposed p50; crashes p50, p95; hours p50", "case",
-		"REVERT", "HOLD", "naive, any n", "naive, n>=1000", "Argo-style, hourly")
+		"afloat REVERT", "afloat HOLD", "E>=100 alone", "naive, any n", "naive, n>=1000", "Argo-style, hourly")
 	for _, s := range studies {
 		outs, err := b.play(s.w, b.badRuns)
 		if err != nil {
@@ -131,8 +131,8 @@ func (b *bench) bad(title string, counted bool, studies []study) error {
 		}
 		b.row(cells...)
 		if counted && s.promised {
-			b.recall = min(b.recall, 100*float64(stopped(outs, ruleRevert))/float64(len(outs)))
-			b.crashes = max(b.crashes, quantile(pick(outs, ruleRevert, crashesOf), 0.95))
+			b.recall = min(b.recall, 100*float64(stopped(outs, ruleGate))/float64(len(outs)))
+			b.crashes = max(b.crashes, quantile(pick(outs, ruleGate, crashesOf), 0.95))
 		}
 	}
 	fmt.Fprintln(b.out)
@@ -156,7 +156,7 @@ func (b *bench) few() error {
 		for _, level := range []gate.Level{gate.LevelGo, gate.LevelInconclusive, gate.LevelHold, gate.LevelRevert} {
 			cells = append(cells, share(last[level], len(outs)))
 		}
-		b.row(append(cells, b.share(outs, ruleRevert))...)
+		b.row(append(cells, b.share(outs, ruleGate))...)
 	}
 	fmt.Fprintln(b.out)
 	return nil

@@ -10,14 +10,16 @@ import (
 
 	"afloat/internal/fleet"
 	"afloat/internal/gate"
+	"afloat/internal/policy"
 )
 
 // rule names what can stop a rollout.
 type rule int
 
 const (
-	ruleRevert   rule = iota // evidence gate, E >= 1/alpha on two hosts; holds are released at once
-	ruleHold                 // evidence gate, E >= 20
+	ruleGate     rule = iota // afloat: what gate.Decide reverts, by evidence or cap; holds are released at once
+	ruleHold                 // afloat: evidence holds, E >= 20
+	ruleRevert               // evidence alone, with all of the false revert chance: E >= 100 on two hosts
 	ruleNaive                // more than 1 crash per 1000 hosts, from the first host on
 	ruleNaive1k              // the same from 1000 hosts on
 	ruleInterval             // Argo-style: crashes of the last hour over hosts, failureLimit 0
@@ -50,10 +52,12 @@ type rollout struct {
 	seen    float64 // exposure is counted up to here
 	cohorts []cohort
 	pending []crash
-	caused  []float64 // times of the crashes that the patch caused
-	patched int       // crash reports of patched hosts, unfiltered, as a plain rule counts
-	hourly  int       // the same since the last full hour
-	hour    float64   // next full hour
+	gate    policy.Gate
+	capped  []fleet.HostID // patched hosts that crashed within the cap's time
+	caused  []float64      // times of the crashes that the patch caused
+	patched int            // crash reports of patched hosts, unfiltered, as a plain rule counts
+	hourly  int            // the same since the last full hour
+	hour    float64        // next full hour
 	out     outcome
 }
 
@@ -203,6 +207,10 @@ func (r *rollout) report(c crash) error {
 	if !r.filter.Count(gate.Event{Host: host, Domains: r.domains(c), At: moment(c.at)}) {
 		return nil
 	}
+	if kind != gate.CrashControl && c.at-r.appliedAt(c.rank) <= r.gate.Crashes.Cap.Within.Hours() &&
+		!slices.Contains(r.capped, host) {
+		r.capped = append(r.capped, host)
+	}
 	return r.observe(gate.Look{Crashes: []gate.Crash{{Host: host, Kind: kind, Patched: steady, Control: control}}})
 }
 
@@ -240,6 +248,28 @@ func (r *rollout) place(c crash) (kind gate.CrashKind, steady, control float64) 
 	return kind, steady, control
 }
 
+func (r *rollout) appliedAt(rank int) float64 {
+	i, _ := slices.BinarySearchFunc(r.cohorts, rank, func(k cohort, rank int) int {
+		if rank >= k.to {
+			return -1
+		}
+		return 1
+	})
+	return r.cohorts[i].at
+}
+
+// decided is gate.Decide's level. It takes long and is asked only where it may
+// say revert.
+func (r *rollout) decided(now float64) gate.Level {
+	within := 0.0
+	for _, k := range r.cohorts {
+		within += float64(k.to-k.from) * (1 - r.w.lostExposure) * min(now-k.at, r.gate.Crashes.Cap.Within.Hours())
+	}
+	return gate.Decide(r.gate, gate.Facts{
+		Exposed: r.admitted(), HoursWithin: within, Crashed: r.capped, Evidence: &r.ev,
+	}).Level
+}
+
 // expose counts the exposure since the last look, as reported.
 func (r *rollout) expose(to float64) error {
 	x := gate.Exposure{Baseline: r.base}
@@ -267,10 +297,12 @@ func (r *rollout) observe(l gate.Look) error {
 
 // judge lets the rules that may look at any time stop the rollout.
 func (r *rollout) judge(now float64) {
-	if !r.out.stops[ruleRevert].stopped {
-		e := r.ev.E()
-		r.stopIf(ruleHold, e >= r.levels.Hold, now)
-		r.stopIf(ruleRevert, e >= r.levels.Revert && len(r.ev.Hosts) >= r.levels.Hosts, now)
+	e := r.ev.E()
+	r.stopIf(ruleHold, e >= r.levels.Hold, now)
+	r.stopIf(ruleRevert, e >= r.levels.Revert && len(r.ev.Hosts) >= r.levels.Hosts, now)
+	over := float64(len(r.capped)) > r.gate.Crashes.Cap.Excess*float64(r.admitted())
+	if over || e >= r.levels.Revert {
+		r.stopIf(ruleGate, !r.out.stops[ruleGate].stopped && r.decided(now) == gate.LevelRevert, now)
 	}
 	tooMany := float64(r.patched)/float64(r.admitted()) > 1.0/1000
 	r.stopIf(ruleNaive, tooMany, now)
