@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -289,4 +290,29 @@ func comesBack(t *testing.T, h *Host, was string) {
 		t.Fatal(err)
 	}
 	t.Logf("back after %.1f s", time.Since(start).Seconds())
+}
+
+// TestTrial runs one script that fails and one that crashes the kernel.
+func TestTrial(t *testing.T) {
+	cfg := testConfig(t, 1)
+	run := func(script string) (TrialResult, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+		defer cancel()
+		return Trial{Kernel: cfg.Hosts[0].Kernel, Guest: cfg.Guest, Files: map[string][]byte{"/trial/say": []byte("#!/bin/sh\necho said")}, Script: script}.Run(ctx)
+	}
+	t.Run("ends", func(t *testing.T) {
+		got, err := run("/trial/say; grep -q ' /data ext4' /proc/mounts; echo kernel says >/dev/kmsg; false; echo not reached")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Stdout != "said\n" || got.Code != 1 || !strings.Contains(got.Console, "kernel says") {
+			t.Errorf("trial = %+v, want said, code 1 and the kernel's words", got)
+		}
+	})
+	t.Run("crashes", func(t *testing.T) {
+		got, err := run("echo c >/proc/sysrq-trigger")
+		if !errors.Is(err, ErrRebooted) || !strings.Contains(got.Console, "Kernel panic") {
+			t.Errorf("trial of a crash: %v, want ErrRebooted; console %d bytes", err, len(got.Console))
+		}
+	})
 }

@@ -24,16 +24,6 @@ type Host struct {
 	vm     machine
 }
 
-// Result is a command that ended in the guest.
-type Result struct {
-	Stdout string
-	Stderr string
-	Code   int
-}
-
-// Output is what both streams said.
-func (r Result) Output() string { return r.Stdout + r.Stderr }
-
 // ErrOff says that a host's QEMU does not run.
 var ErrOff = errors.New("host is powered off")
 
@@ -129,46 +119,6 @@ func (h *Host) Status(ctx context.Context) (guestwire.Status, error) {
 func (h *Host) BootID(ctx context.Context) (string, error) {
 	s, err := h.Status(ctx)
 	return s.BootID, err
-}
-
-// Exec runs a command in the guest as root and waits for its end. An exit
-// code other than 0 is not an error.
-func (h *Host) Exec(ctx context.Context, argv ...string) (Result, error) {
-	return h.ExecInput(ctx, nil, argv...)
-}
-
-// ExecInput is Exec with something on the command's standard input.
-func (h *Host) ExecInput(ctx context.Context, stdin []byte, argv ...string) (Result, error) {
-	body, err := json.Marshal(guestwire.ExecRequest{Argv: argv, Stdin: stdin})
-	if err != nil {
-		return Result{}, fmt.Errorf("exec on %s: %w", h.Name, err)
-	}
-	var reply guestwire.ExecReply
-	if err := h.call(ctx, http.MethodPost, guestwire.PathExec, body, &reply); err != nil {
-		return Result{}, fmt.Errorf("exec on %s: %w", h.Name, err)
-	}
-	r := Result{Stdout: string(reply.Stdout), Stderr: string(reply.Stderr), Code: reply.Code}
-	if reply.Error != "" {
-		return r, fmt.Errorf("exec on %s: %s", h.Name, reply.Error)
-	}
-	return r, nil
-}
-
-// Run is Exec for a command that must succeed; it returns its stdout.
-func (h *Host) Run(ctx context.Context, argv ...string) (string, error) {
-	r, err := h.Exec(ctx, argv...)
-	if err != nil {
-		return r.Stdout, err
-	}
-	if r.Code != 0 {
-		return r.Stdout, fmt.Errorf("exec on %s: %s: exit code %d: %s", h.Name, argv[0], r.Code, strings.TrimSpace(r.Output()))
-	}
-	return r.Stdout, nil
-}
-
-// Script runs a shell script in the guest and must succeed; it returns its stdout.
-func (h *Host) Script(ctx context.Context, script string) (string, error) {
-	return h.Run(ctx, "sh", "-ec", script)
 }
 
 // Put writes a file in the guest, with its folders. Only what is below /data
