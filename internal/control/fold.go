@@ -37,7 +37,7 @@ func (t *turn) foldCrashes(seen *Seen) {
 		return
 	}
 	h := t.s.Host(seen.ID)
-	for _, c := range health.Crashes(seen.Report, h.Crashes, seen.Labels, t.now) {
+	for _, c := range health.Crashes(seen.Report, h.Crashes, seen.Labels, seen.Down, t.now) {
 		t.crash(seen, h, c)
 	}
 }
@@ -172,8 +172,9 @@ func (t *turn) silence() {
 			continue
 		}
 		if t.neighboursHeard(r, id) {
-			t.crash(seen, *h, health.Crash{Host: id, ID: crash, Kind: health.CrashSilent, Live: h.Live, At: t.now,
-				Text: fmt.Sprintf("not heard since %s while its neighbours report", seen.Heard.UTC().Format(time.RFC3339))})
+			t.crash(seen, *h, health.Crash{Host: id, ID: crash, Kind: health.CrashSilent, Live: h.Live, At: later(seen.Heard, h.Since),
+				Domains: health.Domains(seen.Labels),
+				Text:    fmt.Sprintf("not heard since %s while its neighbours report", seen.Heard.UTC().Format(time.RFC3339))})
 		}
 	}
 }

@@ -28,6 +28,36 @@ type Seen struct {
 	Report wire.Report
 	// Heard is its last sign of life.
 	Heard time.Time
+	// Down is when it was last heard before its present boot, zero if this
+	// server has not seen it boot.
+	Down time.Time
+	// paused is its last sign of life before the latest pause.
+	paused time.Time
+}
+
+// pause is the silence after which a host may have booted: longer than a
+// request behind a report, shorter than any boot.
+const pause = 5 * time.Second
+
+// hear notes a sign of life.
+func (h *Seen) hear(at time.Time) {
+	if at.Sub(h.Heard) > pause {
+		h.paused = h.Heard
+	}
+	h.Heard = later(h.Heard, at)
+}
+
+// booted notes that a report of another boot came: the host was last heard
+// before that boot began, whatever it has sent since.
+func (h *Seen) booted(r wire.Report, at time.Time) {
+	began := at.Add(-time.Duration(r.UptimeS * float64(time.Second)))
+	h.Down = began
+	for _, heard := range []time.Time{h.Heard, h.paused} {
+		if !heard.IsZero() && !heard.After(began) {
+			h.Down = heard
+			return
+		}
+	}
 }
 
 // Entry is one bundle of the catalog.
@@ -60,15 +90,18 @@ func (v *View) Forget(id fleet.HostID) {
 // Report notes what an enrolled host says. The caller has put reports in order.
 func (v *View) Report(r wire.Report, at time.Time) {
 	if h := v.hosts[r.Host]; h != nil {
+		if h.Report.Boot != "" && h.Report.Boot != r.Boot {
+			h.booted(r, at)
+		}
 		h.Report = r
-		h.Heard = later(h.Heard, at)
+		h.hear(at)
 	}
 }
 
 // Heard notes a sign of life.
 func (v *View) Heard(id fleet.HostID, at time.Time) {
 	if h := v.hosts[id]; h != nil {
-		h.Heard = later(h.Heard, at)
+		h.hear(at)
 	}
 }
 

@@ -25,7 +25,9 @@ type Crash struct {
 	Text      string         `json:"text,omitempty"`
 	// Live is the bundle that was loaded, "" for none.
 	Live bundle.Digest `json:"live,omitempty"`
-	// At is when the server heard of it.
+	// At is when it happened, as near as the server can tell: for a crash that
+	// ended a boot, when the host was last heard in that boot. Not when it became
+	// known: hosts that lose power together come back minutes apart.
 	At time.Time `json:"at"`
 	// Domains are what the host shares fate with: rack=r12.
 	Domains []string `json:"domains,omitempty"`
@@ -38,15 +40,20 @@ func (c Crash) Counts() bool { return c.Kind != wire.CrashWarning }
 const maxText = 400
 
 // Crashes returns the evidence in the report that is not in known, the ids of
-// this host's earlier crashes.
-func Crashes(r wire.Report, known []string, labels fleet.Labels, now time.Time) []Crash {
+// this host's earlier crashes. down is when the host was last heard before its
+// present boot, zero if that is not known.
+func Crashes(r wire.Report, known []string, labels fleet.Labels, down, now time.Time) []Crash {
 	var out []Crash
 	for _, c := range r.Crashes {
 		if slices.Contains(known, c.ID) || slices.ContainsFunc(out, func(o Crash) bool { return o.ID == c.ID }) {
 			continue
 		}
+		at := now
+		if c.Boot != r.Boot && !down.IsZero() && down.Before(now) {
+			at = down
+		}
 		out = append(out, Crash{Host: r.Host, ID: c.ID, Kind: c.Kind, Signature: c.Signature,
-			Text: c.Text[:min(len(c.Text), maxText)], Live: c.Live, At: now, Domains: Domains(labels)})
+			Text: c.Text[:min(len(c.Text), maxText)], Live: c.Live, At: at, Domains: Domains(labels)})
 	}
 	return out
 }

@@ -14,14 +14,14 @@ func TestCrashesAreCountedOnce(t *testing.T) {
 	r := wire.Report{Host: "h1", Crashes: []wire.Crash{
 		{ID: "a", Kind: wire.CrashOops, Live: "sha256:x", Signature: "s"}, {ID: "a", Kind: wire.CrashOops}, {ID: "b", Kind: wire.CrashWarning},
 	}}
-	got := Crashes(r, nil, fleet.Labels{"rack": "r1", "zone": "z"}, now)
+	got := Crashes(r, nil, fleet.Labels{"rack": "r1", "zone": "z"}, time.Time{}, now)
 	if len(got) != 2 || got[0].Live != "sha256:x" || !got[0].Counts() || got[1].Counts() {
 		t.Errorf("got %+v", got)
 	}
 	if len(got[0].Domains) != 1 || got[0].Domains[0] != "rack=r1" {
 		t.Errorf("domains are %v", got[0].Domains)
 	}
-	if again := Crashes(r, []string{"a", "b"}, nil, now); len(again) != 0 {
+	if again := Crashes(r, []string{"a", "b"}, nil, time.Time{}, now); len(again) != 0 {
 		t.Errorf("reported again: got %+v", again)
 	}
 }
@@ -56,3 +56,26 @@ func TestExposureHours(t *testing.T) {
 }
 
 func near(a, b float64) bool { return math.Abs(a-b) < 1e-6 }
+
+// A crash that ended a boot happened when the host fell silent; one of the
+// running kernel happens now.
+func TestCrashTime(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	down := now.Add(-20 * time.Minute)
+	for _, tt := range []struct {
+		name string
+		boot string
+		down time.Time
+		want time.Time
+	}{
+		{"ended the earlier boot", "old", down, down},
+		{"in this boot", "new", down, now},
+		{"never heard before", "old", time.Time{}, now},
+		{"clock of another server", "old", now.Add(time.Hour), now},
+	} {
+		r := wire.Report{Host: "h1", Boot: "new", Crashes: []wire.Crash{{ID: "a", Kind: wire.CrashOops, Boot: tt.boot}}}
+		if got := Crashes(r, nil, nil, tt.down, now); len(got) != 1 || !got[0].At.Equal(tt.want) {
+			t.Errorf("%s: got %+v, want one at %v", tt.name, got, tt.want)
+		}
+	}
+}
