@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"afloat/internal/converge"
@@ -70,6 +71,8 @@ type Agent struct {
 	link     *link
 	faults   chan crash.Fault
 
+	blind atomic.Pointer[string] // why the kernel log cannot be followed, nil if it can
+
 	last     converge.Action // the last that says where the host stands
 	refusals []wire.Refusal  // not acknowledged yet
 }
@@ -93,6 +96,12 @@ func New(o Options) (*Agent, error) {
 		return nil, fmt.Errorf("start agent: %w", err)
 	}
 	a.host.fetch = a.link.bundle
+	a.host.blind = func() string {
+		if why := a.blind.Load(); why != nil {
+			return *why
+		}
+		return ""
+	}
 	return a, nil
 }
 
@@ -231,83 +240,6 @@ func (a *Agent) take(got received) {
 	}
 	if err != nil {
 		a.refuse(*converge.RefuseOrder(err.Error()))
-	}
-}
-
-// faultQuiet is how long the kernel log must be silent for a fault without an
-// end mark to be complete.
-const faultQuiet = time.Second
-
-// followLog turns the kernel log into faults.
-func (a *Agent) followLog(ctx context.Context) {
-	if a.o.Crash == nil {
-		return
-	}
-	lines := make(chan crash.Line)
-	var source sync.WaitGroup
-	source.Go(func() {
-		defer close(lines)
-		err := a.o.Crash.Follow(ctx, func(l crash.Line) {
-			select {
-			case lines <- l:
-			case <-ctx.Done():
-			}
-		})
-		if err != nil {
-			a.o.Log.Error("kernel log not followed: crash evidence in it goes unseen", "err", err)
-		}
-	})
-	defer source.Wait()
-	var parser crash.Parser
-	quiet := time.NewTimer(faultQuiet)
-	defer quiet.Stop()
-	for {
-		var f *crash.Fault
-		select {
-		case l, ok := <-lines:
-			if !ok {
-				return
-			}
-			quiet.Reset(faultQuiet)
-			f = parser.Add(l)
-		case <-quiet.C:
-			f = parser.Flush()
-		}
-		if f != nil {
-			a.fault(ctx, *f)
-		}
-	}
-}
-
-func (a *Agent) fault(ctx context.Context, f crash.Fault) {
-	select {
-	case a.faults <- f:
-	case <-ctx.Done():
-	}
-}
-
-// crash journals crash evidence under the live patch that was loaded then.
-func (a *Agent) crash(ctx context.Context, f crash.Fault) {
-	boot, err := a.o.Machine.Boot()
-	if err == nil {
-		err = a.host.journal.do(ctx, func(t *tx) error {
-			j := t.state()
-			if j.Boot != boot {
-				return errors.New("the journal has not seen this boot yet")
-			}
-			c := &wire.Crash{
-				ID: fmt.Sprintf("%s-%s-%s", f.Kind, boot, f.Signature), Kind: f.Kind, Boot: boot,
-				Live: j.LiveAt(f.Since), Signature: f.Signature, Text: f.Text,
-			}
-			if j.Knows(c.ID) {
-				return nil
-			}
-			a.o.Log.Warn("crash evidence", "kind", c.Kind, "signature", c.Signature, "bundle", c.Live.Short())
-			return t.append(converge.Record{Kind: converge.RecordCrash, Boot: boot, Crash: c})
-		})
-	}
-	if err != nil {
-		a.o.Log.Error("crash evidence not journalled", "kind", f.Kind, "signature", f.Signature, "err", err)
 	}
 }
 

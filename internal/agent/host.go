@@ -59,6 +59,7 @@ type host struct {
 	fetch   fetcher
 	log     *slog.Logger
 
+	blind   func() string    // why crash evidence cannot be seen; nil where nobody looks for any
 	offered *wire.Desired    // verified, not yet accepted or refused
 	permit  *converge.Permit // dies with the process, so with the boot
 	looked  map[bundle.Digest]look
@@ -102,6 +103,9 @@ func (h *host) finish(ctx context.Context, a converge.Action) {
 // observe reads the host. What cannot be read becomes a Problem, which holds everything.
 func (h *host) observe(j converge.Journal) (converge.Observed, time.Duration) {
 	o := converge.Observed{Ceiling: h.ceiling, ByHand: h.byHand, Limits: h.limits, Permit: h.permit}
+	if h.blind != nil {
+		o.Blind = h.blind()
+	}
 	var now time.Duration
 	err := errors.Join(
 		read(&o.Boot, h.machine.Boot),
@@ -247,7 +251,7 @@ func (h *host) load(t *tx, a converge.Action) error {
 	}
 	h.looked = nil
 	e, ok := errors.AsType[*livepatch.KernelError](err)
-	r.Retry, r.Reason = ok && e.Temporary(), err.Error()
+	r.Retry, r.Reason = ok && e.Temporary() || errors.Is(err, fs.ErrNotExist), err.Error()
 	h.trouble = err.Error()
 	h.log.Error("live patch not loaded", "module", a.Module, "bundle", a.Digest.Short(), "err", err)
 	return t.append(r)
@@ -276,15 +280,15 @@ func (h *host) fetchBundle(ctx context.Context, d bundle.Digest) {
 		return
 	}
 	h.log.Info("bundle fetched", "bundle", d.Short(), "bytes", len(file))
-	if err := h.tidy(d); err != nil {
+	if err := h.journal.do(ctx, func(t *tx) error { return h.tidy(t.state(), d) }); err != nil {
 		h.log.Warn("bundles not tidied", "err", err)
 	}
 }
 
 // tidy keeps the bundle that is coming, what the host runs and what it ran before.
-func (h *host) tidy(coming bundle.Digest) error {
-	j := h.journal.state
-	keep := []bundle.Digest{coming}
+func (h *host) tidy(j converge.Journal, coming bundle.Digest) error {
+	_, target := j.Target()
+	keep := []bundle.Digest{coming, target}
 	if j.Kept != nil {
 		keep = append(keep, j.Kept.Digest)
 	}

@@ -59,7 +59,10 @@ func join(ctx context.Context, o JoinOptions) (Identity, error) {
 	if err := o.Settings.store(o.Config); err != nil {
 		return Identity{}, err
 	}
-	return id, id.Store(o.State)
+	if err := id.Store(o.State); err != nil {
+		return Identity{}, err
+	}
+	return id, os.Remove(filepath.Join(o.State, seedFile))
 }
 
 // prepare does what can fail on this host before the token is used up.
@@ -135,9 +138,12 @@ func identityFrom(o JoinOptions, token wire.Token, seed string, r wire.JoinReply
 	}, nil
 }
 
+// seedFile holds the host's key between the first try to join and the one that succeeds.
+const seedFile = "join.seed"
+
 // joinSeed is the host's new key, kept until the join succeeds.
 func joinSeed(dir string) ([]byte, error) {
-	path := filepath.Join(dir, "join.seed")
+	path := filepath.Join(dir, seedFile)
 	if seed, err := os.ReadFile(path); err == nil {
 		return seed, nil
 	}

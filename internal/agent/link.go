@@ -38,6 +38,8 @@ type link struct {
 	seq    uint64
 }
 
+const maxAcked = 1000
+
 // received is an answer to a request for orders, and when the request left.
 type received struct {
 	orders wire.Orders
@@ -300,6 +302,9 @@ func (l *link) deliver(ctx context.Context, nc *nats.Conn, r wire.Report) bool {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if len(l.acked) > maxAcked {
+		clear(l.acked) // what comes up again is told again; the server audits it once
+	}
 	for _, refusal := range r.Refusals {
 		l.acked[refusal.ID] = true
 	}

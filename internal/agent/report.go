@@ -2,6 +2,7 @@ package agent
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"afloat/internal/converge"
@@ -40,7 +41,7 @@ func Describe(j converge.Journal, o converge.Observed, now time.Duration, last c
 		r.Phase = wire.PhaseWaiting
 	}
 	if order.Local != 0 {
-		r.Reason = "by the owner's decision at the host: " + string(r.Phase) + ": " + r.Reason
+		r.Reason = strings.TrimSuffix("by the owner's decision at the host: "+r.Reason, ": ")
 	}
 	if j.Ending != nil && j.Ending.Order == order {
 		r.ApplyMS = j.Ending.MS

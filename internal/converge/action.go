@@ -116,7 +116,10 @@ type Observed struct {
 	// Modules are the names of all loaded modules.
 	Modules []string
 	// Tasks hold up the transition that is going on; needed only when NeedTasks says so.
-	Tasks   []Task
+	Tasks []Task
+	// Blind says why crash evidence of this boot cannot be seen, "" if it can:
+	// then nothing becomes proven (law 3).
+	Blind   string
 	Stopped bool       // the stop file is there
 	Ceiling fleet.Mode // what the host's owner allows at most
 	// ByHand: the host's owner is asking, at the machine itself. Observe mode

@@ -144,7 +144,7 @@ func (t *turn) transitionOver() *Action {
 // without a counted crash in this boot.
 func (t *turn) proven() *Action {
 	own := t.current()
-	if own == nil || own.Applied == 0 || own.Proven || t.untilProven(*own) > 0 || t.crashed(own.Digest) {
+	if t.o.Blind != "" || own == nil || own.Applied == 0 || own.Proven || t.untilProven(*own) > 0 || t.crashed(own.Digest) {
 		return nil
 	}
 	r := t.record(RecordProven)
@@ -215,6 +215,8 @@ func (t *turn) keep(own Own) Action {
 	switch {
 	case own.Proven:
 		a.Reason = "proven"
+	case t.o.Blind != "":
+		a.Reason = "applied, not proven: crash evidence cannot be seen: " + t.o.Blind
 	case t.crashed(own.Digest):
 		a.Reason = "applied, not proven: crash evidence in this boot"
 	default:

@@ -128,6 +128,9 @@ func TestNext(t *testing.T) {
 
 		{"steady", running, func(s *situation) {}, Wait, wire.PhaseApplied, "not yet proven"},
 		{"time to be proven", running, func(s *situation) { s.now = 11 * time.Minute }, Note, "", "proven"},
+		{"not proven by an agent that sees no crashes", running, func(s *situation) {
+			s.now, s.o.Blind = 11*time.Minute, "no kernel log"
+		}, Wait, wire.PhaseApplied, "crash evidence cannot be seen: no kernel log"},
 		{"not proven after an oops", running, func(s *situation) {
 			s.now = 11 * time.Minute
 			s.j.Crashes = []Evidence{{Crash: wire.Crash{Kind: wire.CrashOops, Boot: "b", Live: digestOf(1)}}}
