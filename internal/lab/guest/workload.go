@@ -77,8 +77,9 @@ func (w *workload) record(n uint64) error {
 // system for as long as ticks come: the block allocator and the journal work
 // even when nobody asks for anything.
 func (w *workload) churn(ticks <-chan time.Time) {
-	for i := uint64(0); ; i++ {
-		<-ticks
+	i := uint64(0)
+	for range ticks {
+		i++
 		size := 4096 << (i % 6)
 		path := filepath.Join(w.dir, fmt.Sprintf("churn-%d", i%churnFiles))
 		err := errors.Join(removeIfThere(path), os.WriteFile(path, fill(size, i), 0o644), w.sync())
