@@ -33,6 +33,7 @@ type owner struct {
 	state   *control.State
 	history history
 	permits permits
+	pending []decided // applied and not audited yet
 
 	// dirty: something changed that a decision may rest on.
 	dirty bool

@@ -31,6 +31,7 @@ func (o *owner) loadState(ctx context.Context) error {
 	if err := o.store.Events.Replay(ctx, snap.Seq, o.history.take); err != nil {
 		return fmt.Errorf("rebuild state: %w", err)
 	}
+	o.auditPending(ctx) // what a crash kept out of the audit
 	return o.history.lead(ctx, o.epoch, o.looked)
 }
 
@@ -39,7 +40,22 @@ func (o *owner) apply(e event) error {
 	if e.Record == nil {
 		return nil
 	}
+	o.pending = append(o.pending, decided{o.history.last + 1, *e.Record})
 	return o.state.Apply(*e.Record)
+}
+
+// decided is an applied decision and its place in the log.
+type decided struct {
+	seq    uint64
+	record control.Record
+}
+
+// auditPending audits what was applied since the last time.
+func (o *owner) auditPending(ctx context.Context) {
+	for _, d := range o.pending {
+		o.auditDecision(ctx, d.seq, d.record)
+	}
+	o.pending = nil
 }
 
 // turnRecords bounds how many decisions one turn stores, so that hosts are answered in between.
@@ -79,6 +95,7 @@ func (o *owner) commit(ctx context.Context, r control.Record) error {
 	}
 	o.logRecord(r)
 	o.nudge(r.Hosts()...)
+	o.auditPending(ctx)
 	return nil
 }
 
@@ -90,6 +107,7 @@ func (o *owner) settle(ctx context.Context) error {
 	if err := o.history.settle(ctx); err != nil {
 		return o.hold(err)
 	}
+	o.auditPending(ctx)
 	o.log.Info("store answers again", "held", o.held)
 	o.held = ""
 	o.nudgeAll() // orders that were stored without our knowing
