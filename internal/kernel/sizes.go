@@ -22,12 +22,13 @@ type Sizes struct {
 	StaticCallSite      int `json:"static_call_site"`      // .static_call_sites
 	PiEntry             int `json:"pi_entry"`              // .printk_index
 
-	Module      Layout `json:"module"`
-	KlpPatch    Layout `json:"klp_patch"`
-	KlpObject   Layout `json:"klp_object"`
-	KlpFunc     Layout `json:"klp_func"`
-	KlpState    Layout `json:"klp_state"`
-	ModversInfo Layout `json:"modversion_info"` // __versions
+	Module       Layout `json:"module"`
+	KlpPatch     Layout `json:"klp_patch"`
+	KlpObject    Layout `json:"klp_object"`
+	KlpFunc      Layout `json:"klp_func"`
+	KlpState     Layout `json:"klp_state"`
+	KlpCallbacks Layout `json:"klp_callbacks"`
+	ModversInfo  Layout `json:"modversion_info"` // __versions
 }
 
 // Layout is a structure's size and its members' offsets, in bytes. A member of
@@ -84,7 +85,7 @@ func readSizes(spec *btf.Spec) (Sizes, error) {
 	}
 	for name, layout := range map[string]*Layout{
 		"module": &s.Module, "klp_patch": &s.KlpPatch, "klp_object": &s.KlpObject,
-		"klp_func": &s.KlpFunc, "klp_state": &s.KlpState, "modversion_info": &s.ModversInfo,
+		"klp_func": &s.KlpFunc, "klp_state": &s.KlpState, "klp_callbacks": &s.KlpCallbacks, "modversion_info": &s.ModversInfo,
 	} {
 		var err error
 		if *layout, err = readLayout(spec, name); err != nil {

@@ -53,7 +53,8 @@ func (l *linker) imageAddress(name string, addr uint64) uint64 {
 	return addr
 }
 
-// byDistance says that a reference from c is written as a distance from the anchor.
+// byDistance says that a reference from c is written as a distance from the
+// anchor: not where init_module finds the build id.
 func (l *linker) byDistance(c *chunk, r resolution) bool {
-	return l.anchor != 0 && r.addr != 0 && r.object == vmlinux && c.part != nil && c.Entry == nil && !slices.Contains(keyed, c.Section)
+	return l.anchor != 0 && r.addr != 0 && r.object == vmlinux && c.Section != initSection && c.Entry == nil && !slices.Contains(keyed, c.Section)
 }

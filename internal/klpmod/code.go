@@ -10,6 +10,8 @@ import (
 // endbr64 lets kernels with indirect branch tracking call the function; others run it as a no-op.
 var endbr64 = []byte{0xf3, 0x0f, 0x1e, 0xfa}
 
+const initSection = ".init.text" // freed once init_module has run
+
 const returnThunk = "__x86_return_thunk"
 
 // exitFunction does nothing; that it exists lets the module be removed. It
@@ -49,7 +51,7 @@ func (l *linker) exitFunction(this *elfdiff.Chunk) *elfdiff.Chunk {
 //	                                      jmp  cleanup_module+4
 func (l *linker) initFunction(this, patch, exit *elfdiff.Chunk) {
 	c := &elfdiff.Chunk{
-		Name: "init_module", Section: ".init.text", Type: elf.SHT_PROGBITS, Flags: code, Align: 16, Function: true, Global: true,
+		Name: "init_module", Section: initSection, Type: elf.SHT_PROGBITS, Flags: code, Align: 16, Function: true, Global: true,
 		Data: slices.Clone(endbr64),
 	}
 	const enableSize = 13

@@ -15,6 +15,9 @@
 // any of its code has run. Entries of special sections, which the kernel follows
 // before that, keep to names, as do per-CPU symbols, whose values are no addresses.
 //
+// Kernels before 6.3 cannot load a patched module a second time; see forget.go
+// for how the live patch makes it possible.
+//
 // What must not be linked is refused: the error is
 // then an *elfdiff.RefusedError.
 package klpmod
@@ -22,7 +25,6 @@ package klpmod
 import (
 	"fmt"
 	"regexp"
-	"slices"
 
 	"afloat/internal/elfdiff"
 	"afloat/internal/kernel"
@@ -114,22 +116,7 @@ func Link(spec Spec) ([]byte, Stats, error) {
 	if err := l.layOut(); err != nil {
 		return nil, Stats{}, fmt.Errorf("link live patch: %w", err)
 	}
-	l.noteReloads()
 	return l.encode(), l.stats, nil
-}
-
-// noteReloads warns of kernels before 6.3, which apply the klp relocations of a
-// module a second time over the first, and refuse: clear_relocate_add is the cure.
-func (l *linker) noteReloads() {
-	if len(l.spec.Kernel.Kallsyms.Lookup("clear_relocate_add")) > 0 {
-		return
-	}
-	for _, t := range l.spec.Targets {
-		uses := func(s *section) bool { return len(s.relas[t.Object]) > 0 }
-		if t.Object != vmlinux && slices.ContainsFunc(l.sections, uses) {
-			l.note("Once module %s is unloaded, this kernel refuses to load it again until the live patch is off.", t.Object)
-		}
-	}
 }
 
 func (s Spec) validate() error {

@@ -36,20 +36,25 @@ func testKernel() Kernel {
 		{Addr: image + 0x900, Type: 'R', Name: "__start_notes"},
 		{Addr: image + 0xa00, Type: 'T', Name: "victim"},
 		{Addr: image + 0xb00, Type: 'A', Name: "absolute"},
+		{Addr: image + 0xc00, Type: 'T', Name: "mutex_lock"},
+		{Addr: image + 0xd00, Type: 'T', Name: "mutex_unlock"},
+		{Addr: image + 0xe00, Type: 'T', Name: "text_poke"},
+		{Addr: image + 0xf00, Type: 'D', Name: "text_mutex"},
 		{Addr: image + 0x10000, Type: 'B', Name: "_end"},
 	}
 	vers := kernel.Symvers{}
-	for i, name := range []string{"module_layout", "klp_enable_patch", "__x86_return_thunk", "__fentry__", "shown"} {
+	for i, name := range []string{"module_layout", "klp_enable_patch", "__x86_return_thunk", "__fentry__", "shown", "mutex_lock", "mutex_unlock"} {
 		vers[name] = kernel.Export{Name: name, CRC: 0x1000 + uint32(i), Owner: "vmlinux"}
 	}
 	vers["jbd9_start"] = kernel.Export{Name: "jbd9_start", Owner: "jbd9"}
 	vers["far_away"] = kernel.Export{Name: "far_away", Owner: "other"}
 	return Kernel{
 		Sizes: kernel.Sizes{
-			Module:    kernel.Layout{Size: 896, Offsets: map[string]int{"name": 24, "init": 312, "exit": 848}},
-			KlpPatch:  kernel.Layout{Size: 200, Offsets: map[string]int{"mod": 0, "objs": 8, "states": 16, "replace": 24}},
-			KlpObject: kernel.Layout{Size: 112, Offsets: map[string]int{"name": 0, "funcs": 8, "callbacks": 16}},
-			KlpFunc:   kernel.Layout{Size: 152, Offsets: map[string]int{"old_name": 0, "new_func": 8, "old_sympos": 16}},
+			Module:       kernel.Layout{Size: 896, Offsets: map[string]int{"name": 24, "init": 312, "exit": 848}},
+			KlpPatch:     kernel.Layout{Size: 200, Offsets: map[string]int{"mod": 0, "objs": 8, "states": 16, "replace": 24}},
+			KlpObject:    kernel.Layout{Size: 112, Offsets: map[string]int{"name": 0, "funcs": 8, "callbacks": 16}},
+			KlpCallbacks: kernel.Layout{Size: 40, Offsets: map[string]int{"pre_patch": 0, "post_unpatch": 24}},
+			KlpFunc:      kernel.Layout{Size: 152, Offsets: map[string]int{"old_name": 0, "new_func": 8, "old_sympos": 16}},
 		},
 		Kallsyms: kernel.NewKallsyms(symbols), Symvers: vers, Vermagic: "6.1.0-test SMP mod_unload modversions ", Retpoline: true,
 		Modules: map[string]*kernel.Module{"ext9": {Name: "ext9", Depends: []string{"jbd9"}, Symbols: []kernel.ModuleSymbol{

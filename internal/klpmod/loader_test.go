@@ -21,6 +21,7 @@ type memory struct {
 	data     [][]byte
 	symbols  map[string]uint64
 	klp      []string // klp symbols used, in order of the symbol table
+	late     []func() // applies the klp relocations of modules once more
 }
 
 const loadBase = 0xffffffffc0000000
@@ -52,6 +53,9 @@ func load(t fataler, ko []byte, k Kernel) *memory {
 	for _, s := range f.Sections {
 		if s.Type == elf.SHT_RELA {
 			m.apply(t, s, values, f)
+			if strings.HasPrefix(s.Name, ".klp.rela.") && !strings.HasPrefix(s.Name, ".klp.rela.vmlinux.") {
+				m.late = append(m.late, func() { m.apply(t, s, values, f) })
+			}
 		}
 	}
 	return m

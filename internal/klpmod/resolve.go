@@ -63,7 +63,7 @@ func (l *linker) resolve(c *chunk, e *elfdiff.External) {
 
 // find resolves a reference; why is "" or the reason that it cannot.
 func (l *linker) find(c *chunk, e *elfdiff.External) (r resolution, why string) {
-	if c.part == nil && e.Name == startNotes {
+	if c.part == nil && (e.Name == startNotes || e.Name == textPoke || e.Name == textMutex) {
 		return l.named(vmlinux, vmlinux, e.Name, false)
 	}
 	if c.part == nil {

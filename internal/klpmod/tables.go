@@ -20,8 +20,8 @@ const (
 // tables, the module's own structure, its two functions and its metadata.
 func (l *linker) generate() {
 	this := l.thisModule()
-	patch := l.patchTable(this)
-	l.initFunction(this, patch, l.exitFunction(this))
+	exit := l.exitFunction(this)
+	l.initFunction(this, l.patchTable(this, exit), exit)
 	l.collectImports()
 	l.add(&elfdiff.Chunk{Section: ".modinfo", Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC, Align: 1, Data: l.modinfo()})
 	if l.versioned() {
@@ -63,7 +63,7 @@ func (l *linker) thisModule() *elfdiff.Chunk {
 
 // patchTable writes the klp_patch, one klp_object per target and one klp_func
 // per replaced function. An empty entry ends each list.
-func (l *linker) patchTable(this *elfdiff.Chunk) *elfdiff.Chunk {
+func (l *linker) patchTable(this, exit *elfdiff.Chunk) *elfdiff.Chunk {
 	sizes := l.spec.Kernel.Sizes
 	objects := &elfdiff.Chunk{Name: "klp_objects", Section: ".data", Type: elf.SHT_PROGBITS, Flags: writable, Align: 32}
 	for i := range l.spec.Targets {
@@ -78,6 +78,7 @@ func (l *linker) patchTable(this *elfdiff.Chunk) *elfdiff.Chunk {
 			objects.Relocs = append(objects.Relocs, pointer(at+sizes.KlpObject.Offsets["name"], l.text(t.Object)))
 		}
 		objects.Relocs = append(objects.Relocs, pointer(at+sizes.KlpObject.Offsets["funcs"], funcs))
+		l.addForgetter(t, objects, at, exit)
 	}
 	objects.Data = append(objects.Data, make([]byte, sizes.KlpObject.Size)...)
 	l.add(objects)
