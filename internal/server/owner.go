@@ -37,6 +37,8 @@ type owner struct {
 
 	// dirty: something changed that a decision may rest on.
 	dirty bool
+	// overtaken is the highest epoch that a host has reported above this leader's.
+	overtaken uint64
 	// held is why nothing is decided now, "" when it is.
 	held string
 	// saved is the sequence of the newest snapshot.
@@ -66,7 +68,7 @@ func (h *host) labels() fleet.Labels {
 
 func newOwner(ctx context.Context, s *Server) (*owner, error) {
 	o := &owner{
-		server: s, store: s.store, log: s.log, key: s.identity.OrdersKey(), epoch: s.lease.Epoch,
+		server: s, store: s.store, log: s.log, key: s.identity.OrdersKey(), epoch: s.lease.Epoch(),
 		hosts: map[fleet.HostID]*host{}, catalog: map[bundle.Digest]store.CatalogEntry{},
 		view: control.NewView(), permits: permits{issued: map[string]issued{}}, looked: time.Now(),
 	}

@@ -44,6 +44,9 @@ func (s *Server) subscribe(ctx context.Context) (unsubscribe func(), err error) 
 	return unsubscribe, s.nc.Flush()
 }
 
+// maxRefusals is how many refusals of one report are audited.
+const maxRefusals = 64
+
 // onReport takes a Report and acknowledges it once the owner has it.
 func (s *Server) onReport(ctx context.Context, m *nats.Msg) {
 	id, err := wire.SubjectHost(m.Subject)
@@ -58,7 +61,7 @@ func (s *Server) onReport(ctx context.Context, m *nats.Msg) {
 		s.recorder.refused(ctx, audit.Entry{Who: hostActor(string(id)), What: "host.report", Target: string(id), Reason: err.Error()})
 		return
 	}
-	for _, refusal := range r.Refusals {
+	for _, refusal := range r.Refusals[:min(len(r.Refusals), maxRefusals)] {
 		err := s.recorder.record(ctx, audit.Entry{Who: hostActor(string(id)), What: refusal.What + ".apply", Outcome: audit.Refused,
 			Target: string(refusal.Digest), Reason: refusal.Reason, Key: string(id) + "/" + refusal.ID})
 		if err != nil {
@@ -87,6 +90,9 @@ func (o *owner) heard(id fleet.HostID, r wire.Report, now time.Time) {
 	if h.report.Boot == r.Boot && r.Seq < h.report.Seq {
 		return
 	}
+	if r.Epoch > o.epoch && r.Epoch < saneEpoch {
+		o.overtaken = max(o.overtaken, r.Epoch)
+	}
 	changed := differs(h.report, r)
 	r.Refusals = nil
 	h.report, h.told = r, now
@@ -101,6 +107,9 @@ func (o *owner) heard(id fleet.HostID, r wire.Report, now time.Time) {
 	o.log.Info("host reports", "host", id, "phase", r.Phase, "generation", r.Generation, "reason", r.Reason)
 	o.dirty = true
 }
+
+// saneEpoch bounds the epoch that a host may make the server follow.
+const saneEpoch = 1 << 62
 
 // differs tells whether anything that matters to a decision has changed.
 func differs(a, b wire.Report) bool {

@@ -157,3 +157,22 @@ func TestPermitsAreSignedOncePerPeriod(t *testing.T) {
 		t.Errorf("rollout is %s, %v", st.Phase, err)
 	}
 }
+
+func TestLostTailIsMadeUpFor(t *testing.T) {
+	s := start(t, t.TempDir(), nil)
+	g := s.join(t, enrol.TokenOptions{Mode: fleet.ModeAct})
+	live := wire.LivePatch{Name: "old", Enabled: true, Bundle: "sha256:" + "00000000000000000000000000000000" + "00000000000000000000000000000000"}
+	g.say(t, func(r *wire.Report) {
+		r.Epoch, r.Generation, r.Phase, r.Live = 41, 7, wire.PhaseApplied, []wire.LivePatch{live}
+	})
+	g.until(t, func() bool {
+		d, _ := g.orders(t)
+		return d.Epoch == 42 && d.Generation == 8 && d.Live == live.Bundle
+	})
+	s.stop()
+	again := start(t, s.dir, nil)
+	g.connect(t, again.url(t))
+	if d, _ := g.orders(t); d.Epoch != 43 || d.Generation != 8 || d.Live != live.Bundle {
+		t.Errorf("after the restart: %+v", d)
+	}
+}

@@ -173,7 +173,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return fmt.Errorf("run server: %w", err)
 	}
 	s.setAddr(addr)
-	s.log.Info("server leads", "epoch", s.lease.Epoch, "hosts", addr.String())
+	s.log.Info("server leads", "epoch", s.lease.Epoch(), "hosts", addr.String())
 	<-ctx.Done()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) {
 		return fmt.Errorf("run server: %w", cause)

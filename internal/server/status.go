@@ -41,7 +41,7 @@ func (s *Server) URL() string {
 
 // Status describes the server. It fails when the owner does not answer.
 func (s *Server) Status(ctx context.Context) (StatusView, error) {
-	v := StatusView{Version: s.cfg.Version, Epoch: s.lease.Epoch, CAHash: s.identity.CA().Hash(),
+	v := StatusView{Version: s.cfg.Version, Epoch: s.lease.Epoch(), CAHash: s.identity.CA().Hash(),
 		NATS: natsURLs(s.cfg.Advertise, s.NATSAddr()), Connected: s.embedded.Connections()}
 	s.mu.Lock()
 	v.HTTPS = append([]string{}, s.httpsURLs...)

@@ -72,6 +72,9 @@ func (o *owner) turn(ctx context.Context, now time.Time) error {
 	if err := o.settle(ctx); err != nil {
 		return err
 	}
+	if err := o.raise(ctx, now); err != nil {
+		return o.hold(err)
+	}
 	for n := 0; o.held == ""; n++ {
 		if n == turnRecords {
 			o.dirty = true
@@ -86,6 +89,31 @@ func (o *owner) turn(ctx context.Context, now time.Time) error {
 		}
 	}
 	return o.snapshot(ctx)
+}
+
+// raise begins a higher epoch when hosts have seen one: the store lost its
+// tail, and they would refuse what this leader signs.
+func (o *owner) raise(ctx context.Context, now time.Time) error {
+	if o.overtaken <= o.epoch || o.held != "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, appendLimit)
+	defer cancel()
+	epoch, err := o.server.lease.Raise(ctx, o.overtaken)
+	if errors.Is(err, store.ErrConflict) {
+		return fmt.Errorf("%w: %w", errDeposed, err)
+	}
+	if err != nil {
+		o.log.Warn("epoch not raised", "to", o.overtaken, "err", err)
+		return nil // the next turn tries again
+	}
+	o.log.Warn("hosts have seen a later epoch than the store", "seen", o.overtaken, "epoch", epoch)
+	o.epoch, o.permits = epoch, permits{issued: map[string]issued{}}
+	if err := o.history.lead(ctx, epoch, now); err != nil {
+		return err
+	}
+	o.nudgeAll()
+	return nil
 }
 
 // commit stores a decision, applies it and wakes the hosts that it concerns, in this order.

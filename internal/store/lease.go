@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -21,13 +22,20 @@ const (
 // Lease says that one server leads. It is for liveness only: what keeps a
 // deposed leader from doing harm is the epoch in every append and every order.
 type Lease struct {
-	// Epoch grows with each leadership and never repeats.
-	Epoch uint64
-
 	store *Store
 	owner string
 	ttl   time.Duration
+
+	mu    sync.Mutex // guards seq and epoch
 	seq   uint64
+	epoch uint64
+}
+
+// Epoch grows with each leadership and never repeats.
+func (l *Lease) Epoch() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.epoch
 }
 
 type leaseJSON struct {
@@ -72,7 +80,7 @@ func (s *Store) Lead(ctx context.Context, owner string, ttl time.Duration) (*Lea
 	if err := l.Renew(ctx); err != nil {
 		return nil, fmt.Errorf("take lease: %w", err)
 	}
-	if l.Epoch, err = s.nextEpoch(ctx); err != nil {
+	if l.epoch, err = s.nextEpoch(ctx, 0); err != nil {
 		return nil, fmt.Errorf("take lease: %w", err)
 	}
 	return l, nil
@@ -82,6 +90,12 @@ func (s *Store) Lead(ctx context.Context, owner string, ttl time.Duration) (*Lea
 // It publishes with both the TTL and the expected sequence: a plain KV update
 // would drop the TTL, and the lease would never expire.
 func (l *Lease) Renew(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.renew(ctx)
+}
+
+func (l *Lease) renew(ctx context.Context) error {
 	data, err := json.Marshal(leaseJSON{Owner: l.owner})
 	if err != nil {
 		return fmt.Errorf("renew lease: %w", err)
@@ -94,7 +108,8 @@ func (l *Lease) Renew(ctx context.Context) error {
 	return nil
 }
 
-func (s *Store) nextEpoch(ctx context.Context) (uint64, error) {
+// nextEpoch begins the epoch after the stored one and after floor.
+func (s *Store) nextEpoch(ctx context.Context, floor uint64) (uint64, error) {
 	seq, data, err := s.leadState(ctx, epochSubject)
 	if err != nil {
 		return 0, err
@@ -105,25 +120,37 @@ func (s *Store) nextEpoch(ctx context.Context) (uint64, error) {
 			return 0, fmt.Errorf("read epoch: %w", err)
 		}
 	}
-	epoch++
+	epoch = max(epoch, floor) + 1
 	if _, err := s.leadPublish(ctx, epochSubject, seq, strconv.AppendUint(nil, epoch, 10)); err != nil {
 		return 0, fmt.Errorf("begin epoch %d: %w", epoch, err)
 	}
 	return epoch, nil
 }
 
-// RaiseEpoch makes the next Lead begin above floor: after a restore the epoch
-// must be higher than any that a host has seen.
-func (s *Store) RaiseEpoch(ctx context.Context, floor uint64) error {
-	seq, data, err := s.leadState(ctx, epochSubject)
+// Raise begins a new epoch above floor under the same lease: a host has seen
+// a higher one than the store, which then lost its tail or was restored.
+func (l *Lease) Raise(ctx context.Context, floor uint64) (uint64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.check(ctx); err != nil {
+		return 0, fmt.Errorf("raise epoch: %w", err)
+	}
+	epoch, err := l.store.nextEpoch(ctx, floor)
 	if err != nil {
-		return fmt.Errorf("raise epoch: %w", err)
+		return 0, fmt.Errorf("raise epoch: %w", err)
 	}
-	if now, err := strconv.ParseUint(string(data), 10, 64); err == nil && now >= floor {
-		return nil
+	l.epoch = epoch
+	return epoch, nil
+}
+
+// check returns ErrConflict when another epoch than this lease's has begun.
+func (l *Lease) check(ctx context.Context) error {
+	_, epoch, err := l.store.leadState(ctx, epochSubject)
+	if err != nil {
+		return err
 	}
-	if _, err := s.leadPublish(ctx, epochSubject, seq, strconv.AppendUint(nil, floor, 10)); err != nil {
-		return fmt.Errorf("raise epoch: %w", err)
+	if string(epoch) != strconv.FormatUint(l.epoch, 10) {
+		return fmt.Errorf("epoch %s has begun: %w", epoch, ErrConflict)
 	}
 	return nil
 }
@@ -161,12 +188,10 @@ func (s *Store) leadPublish(ctx context.Context, subject string, last uint64, da
 // Recover settles a renewal whose outcome was lost: it renews again if the
 // lease is still this owner's, or free, and no other epoch has begun.
 func (l *Lease) Recover(ctx context.Context) error {
-	_, epoch, err := l.store.leadState(ctx, epochSubject)
-	if err != nil {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.check(ctx); err != nil {
 		return fmt.Errorf("recover lease: %w", err)
-	}
-	if string(epoch) != strconv.FormatUint(l.Epoch, 10) {
-		return fmt.Errorf("recover lease: epoch %s has begun: %w", epoch, ErrConflict)
 	}
 	seq, data, err := l.store.leadState(ctx, leaseSubject)
 	if err != nil {
@@ -182,5 +207,5 @@ func (l *Lease) Recover(ctx context.Context) error {
 		}
 	}
 	l.seq = seq
-	return l.Renew(ctx)
+	return l.renew(ctx)
 }

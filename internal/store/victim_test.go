@@ -34,7 +34,7 @@ func victim(dir string) {
 	check(err)
 	last, err := s.Events.Last(ctx)
 	check(err)
-	fmt.Println("epoch", lease.Epoch)
+	fmt.Println("epoch", lease.Epoch())
 	for {
 		last, err = s.Events.Append(ctx, last, fmt.Appendf(nil, "entry %d", last+1))
 		check(err)

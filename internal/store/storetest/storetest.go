@@ -329,8 +329,8 @@ func lease(t *testing.T, s *store.Store) {
 		t.Error(err)
 	}
 	again := must[*store.Lease](t)(s.Lead(t.Context(), "a", time.Minute))
-	if again.Epoch <= a.Epoch {
-		t.Errorf("epoch %d after %d", again.Epoch, a.Epoch)
+	if again.Epoch() <= a.Epoch() {
+		t.Errorf("epoch %d after %d", again.Epoch(), a.Epoch())
 	}
 	if err := a.Renew(t.Context()); !errors.Is(err, store.ErrConflict) {
 		t.Errorf("the ghost renewed: %v, want ErrConflict", err)
@@ -361,8 +361,8 @@ func until(t *testing.T, s *store.Store, owner string) (*store.Lease, time.Durat
 func leaseExpires(t *testing.T, s *store.Store) {
 	a := must[*store.Lease](t)(s.Lead(t.Context(), "a", time.Second))
 	b, _ := until(t, s, "b")
-	if b.Epoch <= a.Epoch {
-		t.Errorf("epoch %d after %d", b.Epoch, a.Epoch)
+	if b.Epoch() <= a.Epoch() {
+		t.Errorf("epoch %d after %d", b.Epoch(), a.Epoch())
 	}
 	if err := a.Renew(t.Context()); !errors.Is(err, store.ErrConflict) {
 		t.Errorf("the deposed leader renewed: %v, want ErrConflict", err)
@@ -389,16 +389,21 @@ func leaseDeposed(t *testing.T, s *store.Store) {
 }
 
 func epoch(t *testing.T, s *store.Store) {
-	if err := s.RaiseEpoch(t.Context(), 41); err != nil {
-		t.Fatal(err)
+	a := must[*store.Lease](t)(s.Lead(t.Context(), "a", time.Minute))
+	if got := must[uint64](t)(a.Raise(t.Context(), 41)); got != 42 || a.Epoch() != 42 {
+		t.Errorf("raised to %d, lease says %d, want 42", got, a.Epoch())
 	}
-	if l := must[*store.Lease](t)(s.Lead(t.Context(), "a", time.Minute)); l.Epoch != 42 {
-		t.Errorf("epoch %d, want 42", l.Epoch)
+	if got := must[uint64](t)(a.Raise(t.Context(), 7)); got != 43 {
+		t.Errorf("raised to %d, want 43", got)
 	}
-	if err := s.RaiseEpoch(t.Context(), 7); err != nil {
-		t.Fatal(err)
+	if err := a.Recover(t.Context()); err != nil {
+		t.Error(err)
 	}
-	if l := must[*store.Lease](t)(s.Lead(t.Context(), "a", time.Minute)); l.Epoch != 43 {
-		t.Errorf("epoch %d, want 43", l.Epoch)
+	b := must[*store.Lease](t)(s.Lead(t.Context(), "a", time.Minute))
+	if b.Epoch() != 44 {
+		t.Errorf("epoch %d, want 44", b.Epoch())
+	}
+	if _, err := a.Raise(t.Context(), 99); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("the ghost raised the epoch: %v, want ErrConflict", err)
 	}
 }
