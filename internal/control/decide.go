@@ -66,6 +66,7 @@ func (t *turn) active() []*rollout.Rollout {
 type tally struct {
 	acting        int
 	silent, stuck []fleet.HostID
+	batch         batch
 }
 
 // tally counts the hosts of a rollout that need attention.
@@ -93,6 +94,7 @@ func (t *turn) countHost(id fleet.HostID) {
 	if phase.Acting() {
 		sum.acting++
 	}
+	sum.batch.add(r, t.v.hosts[id], h, t.now)
 	quiet := t.now.Sub(t.v.hosts[id].Heard) > limits.Silent
 	switch {
 	case !phase.Acting() && phase != rollout.Soaking || r.CrashedHost(id):
@@ -314,9 +316,18 @@ func (t *turn) admit() {
 
 func (t *turn) admitWave(r *rollout.Rollout, w int) {
 	p := t.planner(r)
-	for _, i := range p.Next(w, t.now, maxHosts-t.hosts) {
+	for _, i := range p.Next(w, t.now, min(maxHosts-t.hosts, t.batchRoom(r, p, w))) {
 		t.move(p.ids[i], Move{Rollout: r.ID, Wave: w, To: rollout.Admitted, Live: p.digests[i]})
 	}
+}
+
+// batchRoom is how many hosts of wave w may start before those under way have
+// shown what the patch does to them.
+func (t *turn) batchRoom(r *rollout.Rollout, p *planner, w int) int {
+	if r.Policy.Target.Disrupts() {
+		return maxHosts // what is out of service is for the budgets
+	}
+	return t.tally(r).batch.room(r.Taken(w)+p.Room(w), t.now)
 }
 
 // planner is a plan.Planner with the names of its hosts.

@@ -29,6 +29,7 @@ const (
 	KindHold       Kind = "held"
 	KindWave       Kind = "wave"
 	KindBudget     Kind = "budget"
+	KindBatch      Kind = "batch"
 	KindOver       Kind = "over"
 	KindFailed     Kind = "failed"
 	KindNone       Kind = "none" // nothing blocks: it is on its way or settled

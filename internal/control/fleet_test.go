@@ -89,8 +89,17 @@ func (l *lab) obey(id fleet.HostID, g *guest) {
 	}
 }
 
-// tick lets time pass, all hosts act and report, and decides until nothing follows.
+// tick lets time pass, with many signs of life from all hosts on the way.
 func (l *lab) tick(d time.Duration) {
+	l.t.Helper()
+	for step := max(30*time.Second, d/30); d > step; d -= step {
+		l.beat(step)
+	}
+	l.beat(d)
+}
+
+// beat lets time pass, all hosts act and report, and decides until nothing follows.
+func (l *lab) beat(d time.Duration) {
 	l.t.Helper()
 	l.now = l.now.Add(d)
 	for range 100 {

@@ -1,0 +1,323 @@
+// Package plan decides which hosts may start next. A Planner is told what each
+// host is and does, one delta at a time; Next admits greedily, in order, as
+// long as every budget holds. It knows hosts only by a dense index, so that a
+// million of them fit into little memory.
+//
+// A host that a budget keeps from starting is parked at that budget's gate and
+// looked at again only when the gate opens, so that a turn costs what has
+// changed, not what is waiting. The admissions are the same as if every host
+// were tried in order each time.
+package plan
+
+import (
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"afloat/internal/fleet"
+	"afloat/internal/policy"
+)
+
+// State is what a host is to one rollout.
+type State uint8
+
+const (
+	Absent State = iota // not selected, or gone
+	Unfit               // selected, but cannot be admitted now; does not count towards shares
+	Fit                 // may be admitted when its wave and the budgets allow
+	Taken               // was admitted
+)
+
+// Host is one host as a rollout sees it.
+type Host struct {
+	Labels fleet.Labels
+	// Order is its place: lower ones go first. A hash makes a canary a sample.
+	Order uint64
+	State State
+	// Out: not in service now, for whatever reason.
+	Out bool
+}
+
+// rest is the wave of the hosts that no wave selector takes.
+const rest = -1
+
+// none is no gate.
+const none = -1
+
+type host struct {
+	order  uint64
+	next   int64 // unix nanoseconds before which it may not start again
+	groups uint32
+	at     int32 // gate or queue that has it: see Planner.queue
+	load   float32
+	n      uint8 // groups, from groups on in Planner.members
+	wave   int16 // index of a selector wave, or rest
+	state  State
+	out    bool
+	later  bool // an order budget puts it behind others of its group
+}
+
+// Planner plans one rollout.
+type Planner struct {
+	policy  *policy.Policy
+	index   budgetIndex
+	hosts   []host
+	members []int32 // groups of all hosts, end to end
+	groups  []group
+	byKey   map[groupKey]int32
+	domains []domainCount // by budget
+	ready   []queue       // by wave selector; the last one is the rest
+	parked  []queue       // by gate
+	open    gateHeap      // gates that may have room
+	timers  timerHeap     // gates that get room with time
+	fit     []int         // by wave as ready: hosts that are Fit or Taken
+	taken   []int
+	matched []int
+	out     int
+	chosen  int
+	starts  window
+	now     time.Time
+}
+
+type groupKey struct {
+	budget int32
+	value  string
+}
+
+// New plans for a policy, with no hosts yet.
+func New(p *policy.Policy) *Planner {
+	n := len(p.Waves) + 1
+	return &Planner{policy: p, index: newBudgetIndex(p.Budgets), byKey: map[groupKey]int32{},
+		domains: make([]domainCount, len(p.Budgets)), ready: make([]queue, n),
+		fit: make([]int, n), taken: make([]int, n), matched: make([]int, n)}
+}
+
+// Grow makes room for n hosts.
+func (p *Planner) Grow(n int) {
+	p.hosts = slices.Grow(p.hosts, n)
+	p.members = slices.Grow(p.members, n*len(p.policy.Budgets))
+}
+
+// slot is the place of a wave in ready, fit and taken.
+func (p *Planner) slot(wave int16) int {
+	if wave == rest {
+		return len(p.ready) - 1
+	}
+	return int(wave)
+}
+
+// Set tells what host i is now.
+func (p *Planner) Set(i int32, h Host) {
+	for int(i) >= len(p.hosts) {
+		p.hosts = append(p.hosts, host{at: none})
+	}
+	p.count(&p.hosts[i], -1)
+	next := p.hosts[i].next
+	p.hosts[i] = host{at: none, next: next}
+	if h.State == Absent {
+		return
+	}
+	x := &p.hosts[i]
+	x.order, x.state, x.out, x.wave = h.Order, h.State, h.Out, p.selectorWave(h.Labels)
+	p.join(x, h.Labels)
+	p.count(x, 1)
+	p.enqueue(i)
+}
+
+// Update tells that host i, of unchanged labels, changed its state.
+func (p *Planner) Update(i int32, state State, out bool) {
+	x := &p.hosts[i]
+	if x.state == state && x.out == out {
+		return
+	}
+	p.count(x, -1)
+	x.state, x.out = state, out
+	p.count(x, 1)
+	p.enqueue(i) // also one that was waiting: a host that is out passes other gates
+}
+
+func (p *Planner) enqueue(i int32) {
+	if x := &p.hosts[i]; x.state == Fit {
+		x.at = none
+		p.ready[p.slot(x.wave)].push(entry{x.order, i})
+	}
+}
+
+// count adds or takes away a host from every sum it is in, and opens the gates
+// that this gives room.
+func (p *Planner) count(x *host, d int) {
+	if x.state == Absent {
+		return
+	}
+	p.chosen += d
+	slot := p.slot(x.wave)
+	p.matched[slot] += d
+	if x.state == Fit || x.state == Taken {
+		p.fit[slot] += d
+	}
+	if x.state == Taken {
+		p.taken[slot] += d
+	}
+	if x.out {
+		p.out += d
+	}
+	for _, g := range p.groupsOf(x) {
+		p.countIn(g, x, d)
+	}
+}
+
+func (p *Planner) groupsOf(x *host) []int32 { return p.members[x.groups : x.groups+uint32(x.n)] }
+
+func (p *Planner) countIn(g int32, x *host, d int) {
+	gr := &p.groups[g]
+	gr.total += int32(d)
+	gr.load += float64(x.load) * float64(d)
+	if x.out {
+		p.outIn(g, d)
+	}
+	if x.state == Fit && !x.later {
+		gr.first += int32(d)
+	}
+	if gr.total != 0 {
+		p.wake(g)
+	}
+}
+
+// outIn changes how many hosts of a group are out.
+func (p *Planner) outIn(g int32, d int) {
+	gr := &p.groups[g]
+	was := gr.out > 0
+	gr.out += int32(d)
+	if is := gr.out > 0; is != was {
+		p.domainChanged(gr.budget, is)
+	}
+}
+
+// join finds the host's groups, and what their budgets read from its labels.
+func (p *Planner) join(x *host, l fleet.Labels) {
+	x.groups = uint32(len(p.members))
+	p.index.each(l, func(b int32) {
+		budget := &p.policy.Budgets[b]
+		value := ""
+		if budget.GroupBy != "" {
+			v, ok := l[budget.GroupBy]
+			if !ok {
+				return
+			}
+			value = v
+		}
+		if budget.Load != "" {
+			x.load = float32(load(l[budget.Load]))
+		}
+		if budget.Order != "" && l[budget.Order] == "active" {
+			x.later = true
+		}
+		p.members = append(p.members, p.group(groupKey{b, value}))
+		x.n++
+	})
+}
+
+// load reads a share such as 0.9 or 90%. A host of unknown load is full.
+func load(s string) float64 {
+	percent := strings.HasSuffix(s, "%")
+	v, err := strconv.ParseFloat(strings.TrimSuffix(s, "%"), 64)
+	if percent {
+		v /= 100
+	}
+	if err != nil || math.IsNaN(v) || v < 0 {
+		return 1
+	}
+	return v
+}
+
+func (p *Planner) selectorWave(l fleet.Labels) int16 {
+	for i, w := range p.policy.Waves {
+		if w.Select != nil && w.Select.Matches(l) {
+			return int16(i)
+		}
+	}
+	return rest
+}
+
+// Selected is how many hosts the policy selects, fit or not.
+func (p *Planner) Selected() int { return p.chosen }
+
+// Fit is how many hosts are fit or taken.
+func (p *Planner) Fit() int {
+	n := 0
+	for _, c := range p.fit {
+		n += c
+	}
+	return n
+}
+
+// Matching is how many selected hosts a selector wave could ever take, fit or not.
+func (p *Planner) Matching(w int) int { return p.matched[w] }
+
+// Goal is how many hosts wave w has when it is full, as things stand.
+func (p *Planner) Goal(w int) int {
+	if p.policy.Waves[w].Select != nil {
+		return p.fit[w]
+	}
+	before := 0
+	if w > 0 {
+		before = p.reach(w - 1)
+	}
+	return max(0, p.reach(w)-before)
+}
+
+// reach is how many hosts outside the selector waves have been taken when wave w is over.
+func (p *Planner) reach(w int) int {
+	n, all := 0, p.fit[p.slot(rest)]
+	for i := 0; i <= w; i++ {
+		wave := p.policy.Waves[i]
+		switch {
+		case wave.Select != nil:
+		case wave.Size.Share > 0:
+			n = max(n, wave.Size.Up(all))
+		default:
+			n = min(all, n+wave.Size.N)
+		}
+	}
+	return n
+}
+
+// Room is how many more hosts wave w takes.
+func (p *Planner) Room(w int) int {
+	slot := p.waveSlot(w)
+	waiting := p.fit[slot] - p.taken[slot]
+	if p.policy.Waves[w].Select != nil {
+		return waiting
+	}
+	return max(0, min(p.reach(w)-p.taken[slot], waiting))
+}
+
+func (p *Planner) waveSlot(w int) int {
+	if p.policy.Waves[w].Select != nil {
+		return w
+	}
+	return p.slot(rest)
+}
+
+// WaveOf is the wave that host i is in or will be taken by, as things stand,
+// or -1 when no wave takes it. It looks at every host.
+func (p *Planner) WaveOf(i int32) int {
+	x := &p.hosts[i]
+	if x.wave != rest {
+		return int(x.wave)
+	}
+	at := p.taken[p.slot(rest)]
+	for j := range p.hosts {
+		if y := &p.hosts[j]; y.wave == rest && y.state == Fit && (y.order < x.order || y.order == x.order && int32(j) < i) {
+			at++
+		}
+	}
+	for w := range p.policy.Waves {
+		if p.policy.Waves[w].Select == nil && at < p.reach(w) {
+			return w
+		}
+	}
+	return -1
+}

@@ -1,0 +1,209 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"afloat/internal/fleet"
+	"afloat/internal/policy"
+)
+
+func mustPolicy(t interface{ Fatal(...any) }, rest string) *policy.Policy {
+	p, err := policy.Parse([]byte("name: x\ntarget: {live: y}\n" + rest))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// told is everything that a planner was told, so that another can be told it afresh.
+type told struct {
+	hosts    []Host
+	started  []past
+	returned []past
+}
+
+type past struct {
+	at   time.Time
+	host int32
+}
+
+func (w *told) planner(p *policy.Policy) *Planner {
+	fresh := New(p)
+	for i, h := range w.hosts {
+		fresh.Set(int32(i), h)
+	}
+	for _, s := range w.started {
+		fresh.Started(s.at, s.host)
+	}
+	for _, s := range w.returned {
+		fresh.Returned(s.at, s.host)
+	}
+	return fresh
+}
+
+// naive tries every host in order, with no queue and no gate.
+func naive(p *Planner, w int, now time.Time, limit int) []int32 {
+	p.tick(now)
+	var out []int32
+	if open, _, _ := p.policy.Open(now); !open {
+		return nil
+	}
+	var order []int32
+	for i := range p.hosts {
+		if x := &p.hosts[i]; x.state == Fit && p.slot(x.wave) == p.waveSlot(w) {
+			order = append(order, int32(i))
+		}
+	}
+	slices.SortFunc(order, func(a, b int32) int {
+		return cmp.Or(cmp.Compare(p.hosts[a].order, p.hosts[b].order), cmp.Compare(a, b))
+	})
+	room := min(limit, p.Room(w))
+	for again := true; again; { // one admission may let an earlier host pass (its group's first are gone)
+		again = false
+		for _, i := range order {
+			if len(out) >= room || p.global() != nil {
+				return out
+			}
+			if x := &p.hosts[i]; x.state == Fit {
+				if _, k, _ := p.try(x); k == none {
+					p.take(i)
+					out = append(out, i)
+					again = true
+					break
+				}
+			}
+		}
+	}
+	return out
+}
+
+func TestIncrementalEqualsFromScratch(t *testing.T) {
+	policies := []string{
+		"budgets: [{name: a, groupBy: s, unavailable: 30%, warm: 7m}]",
+		"budgets: [{name: a, groupBy: s, unavailable: 2}, {name: r, groupBy: r, domains: 1}]",
+		"budgets: [{name: a, select: s=s1, starts: 2 per 10m}, {name: q, groupBy: r, unavailable: quorum-0}]\nunavailable: 4",
+		"budgets: [{name: p, groupBy: pair, unavailable: 1, order: role}, {name: d, groupBy: s, disruptions: 3 per 1h}]\nrate: 3 per 5m",
+		"budgets: [{name: h, groupBy: s, headroom: 100%, load: load}]\nminInterval: 20m",
+		"waves: [{select: s=s0}, {size: 30%}, {size: 100%}]\nbudgets: [{name: a, groupBy: r, unavailable: 1}]",
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		pol := mustPolicy(t, rapid.SampledFrom(policies).Draw(t, "policy"))
+		var w told
+		p := New(pol)
+		now := time.Unix(1e9, 0)
+		for i := range rapid.IntRange(1, 30).Draw(t, "hosts") {
+			h := Host{Order: uint64(rapid.IntRange(0, 99).Draw(t, "order")), State: rapid.SampledFrom([]State{Unfit, Fit, Fit, Fit}).Draw(t, "state"), Labels: fleet.Labels{
+				"s": fmt.Sprintf("s%d", rapid.IntRange(0, 2).Draw(t, "s")), "r": fmt.Sprintf("r%d", rapid.IntRange(0, 4).Draw(t, "r")),
+				"pair": fmt.Sprintf("p%d", i/2), "role": []string{"passive", "active"}[i%2], "load": fmt.Sprintf("0.%d", rapid.IntRange(1, 9).Draw(t, "load")),
+			}}
+			w.hosts = append(w.hosts, h)
+			p.Set(int32(i), h)
+		}
+		wave := 0
+		for range rapid.IntRange(1, 25).Draw(t, "steps") {
+			now = now.Add(time.Duration(rapid.IntRange(0, 600).Draw(t, "seconds")) * time.Second)
+			for range rapid.IntRange(0, 4).Draw(t, "changes") {
+				i := int32(rapid.IntRange(0, len(w.hosts)-1).Draw(t, "host"))
+				h := &w.hosts[i]
+				wasOut := h.Out
+				switch rapid.IntRange(0, 3).Draw(t, "change") {
+				case 0:
+					h.Out = !h.Out
+				case 1:
+					if h.State == Taken {
+						h.Out = false
+					}
+				case 2:
+					h.State = rapid.SampledFrom([]State{Unfit, Fit, Taken}).Draw(t, "to")
+				case 3:
+					h.Order = uint64(rapid.IntRange(0, 99).Draw(t, "order"))
+					p.Set(i, *h)
+				}
+				p.Update(i, h.State, h.Out)
+				if wasOut && !h.Out {
+					p.Returned(now, i)
+					w.returned = append(w.returned, past{now, i})
+				}
+			}
+			if wave < len(pol.Waves)-1 && rapid.IntRange(0, 3).Draw(t, "wave") == 0 {
+				wave++
+			}
+			limit := rapid.IntRange(0, 10).Draw(t, "limit")
+			want := naive(w.planner(pol), wave, now, limit)
+			got := p.Next(wave, now, limit)
+			if diff := gocmp.Diff(want, got); diff != "" {
+				t.Fatalf("at %s (-from scratch +incremental):\n%s", now, diff)
+			}
+			for _, i := range got {
+				w.hosts[i].State, w.hosts[i].Out = Taken, true
+				w.started = append(w.started, past{now, i})
+			}
+		}
+	})
+}
+
+func TestLoadRefusesToLoseOneOfFour(t *testing.T) {
+	p := New(mustPolicy(t, "budgets: [{name: peak, groupBy: service, headroom: 100%, load: load}]"))
+	for i := range int32(4) {
+		p.Set(i, Host{State: Fit, Order: uint64(i), Labels: fleet.Labels{"service": "db", "load": "90%"}})
+	}
+	now := time.Unix(1e9, 0)
+	if got := p.Next(0, now, 10); len(got) != 0 {
+		t.Errorf("%v of four hosts at 90 %% load may go", got)
+	}
+	const want = "budget peak (service db): with one more out, 3 hosts would carry 120 % of their capacity, at most 100 % is allowed"
+	if b := p.Blocked(0, now); b == nil || b.Text != want {
+		t.Errorf("blocked by %+v, want %q", b, want)
+	}
+}
+
+func TestPassiveGoesFirst(t *testing.T) {
+	p := New(mustPolicy(t, "budgets: [{name: ha, groupBy: pair, unavailable: 1, order: role}]"))
+	p.Set(0, Host{State: Fit, Order: 0, Labels: fleet.Labels{"pair": "fw", "role": "active"}})
+	p.Set(1, Host{State: Fit, Order: 1, Labels: fleet.Labels{"pair": "fw", "role": "passive"}})
+	now := time.Unix(1e9, 0)
+	if got := p.Next(0, now, 10); !slices.Equal(got, []int32{1}) {
+		t.Errorf("%v go first, want the passive one alone", got)
+	}
+	if got := p.Next(0, now, 10); len(got) != 0 {
+		t.Errorf("%v go while the passive one is out", got)
+	}
+	p.Update(1, Taken, false)
+	if got := p.Next(0, now, 10); !slices.Equal(got, []int32{0}) {
+		t.Errorf("%v go then, want the active one", got)
+	}
+}
+
+// bigFleet is a planner of n hosts in 2,000 services with five budgets each.
+func bigFleet(t interface{ Fatal(...any) }, n int) *Planner {
+	p := New(mustPolicy(t, `budgets:
+  - {name: out, groupBy: service, unavailable: 20%, warm: 30m}
+  - {name: starts, groupBy: service, starts: 60 per 30m}
+  - {name: load, groupBy: service, headroom: 90%, load: load}
+  - {name: slo, groupBy: service, disruptions: 900 per 1w}
+  - {name: racks, groupBy: rack, unavailable: 4}
+unavailable: 5%
+`))
+	p.Grow(n)
+	services, racks := names("s", 2000), names("r", n/40+1)
+	for i := range n {
+		x := uint64(i+1) * 0x9e3779b97f4a7c15
+		p.Set(int32(i), Host{State: Fit, Order: x ^ x>>31, Labels: fleet.Labels{"service": services[x>>40%2000], "rack": racks[i/40], "load": "0.6"}})
+	}
+	return p
+}
+
+func names(prefix string, n int) []string {
+	out := make([]string, n)
+	for i := range out {
+		out[i] = fmt.Sprintf("%s%d", prefix, i)
+	}
+	return out
+}
