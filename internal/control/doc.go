@@ -34,6 +34,10 @@
 // when it goes back. A host that no rollout has taken stays as it is; one that
 // ran a live patch or a generation that the State does not know is adopted.
 //
+// A wave of a live rollout is admitted in five batches, each when every host of
+// the one before was heard from a minute after it got the patch, or counts as
+// lost: how many hosts a bad patch reaches is decided there.
+//
 // Hosts settle in the order: admitted (told), applying, soaking (reports it
 // applied), done (its wave is over). A rollout with all waves over is complete
 // and stays open for hosts that come later, until it is aborted, reverted or a

@@ -138,8 +138,8 @@ func hardCap(g policy.Gate, f Facts) *Finding {
 	if excess <= c.Cap.Excess {
 		return nil
 	}
-	text := fmt.Sprintf("%s within %s of apply on %s exposed (%s), expected %s: %.3g per 1,000 hosts, the cap is %.3g",
-		crashes(n), span(c.Cap.Within), hosts(f.Exposed), names(f.Crashed), short(expected), excess*1000, c.Cap.Excess*1000)
+	text := fmt.Sprintf("%s within %s of apply on %s exposed (%s), expected %s: %s per 1,000 hosts, the cap is %s",
+		crashes(n), span(c.Cap.Within), hosts(f.Exposed), names(f.Crashed), short(expected), short(excess*1000), short(c.Cap.Excess*1000))
 	if chance := poissonTail(n, expected); chance > capChance(c.FalseRevert, n) {
 		return &Finding{RuleCap, LevelHold, fmt.Sprintf("%s; so many come by chance in %s %% of harmless rollouts", text, short(chance*100))}
 	}
