@@ -108,7 +108,14 @@ func runServer(ctx context.Context, out io.Writer, o serverOptions) error {
 		case <-s.Ready():
 		}
 		return web.Serve(ctx, web.Config{Server: s, Listen: o.listen, Socket: o.socket, Roles: roles, Log: log},
-			func() { group.Go(func() error { return greet(ctx, out, o.socket) }) })
+			func() {
+				group.Go(func() error {
+					if err := greet(ctx, out, o.socket); err != nil && ctx.Err() == nil {
+						log.Warn("no join command", "err", err) // the server itself is up
+					}
+					return nil
+				})
+			})
 	})
 	return group.Wait()
 }
