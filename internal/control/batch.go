@@ -26,11 +26,12 @@ type batch struct {
 	until  time.Time // the latest at which the next batch may start
 }
 
-// add counts one host that the rollout has taken.
-func (b *batch) add(r *rollout.Rollout, seen *Seen, h *Host, now time.Time) {
+// add counts one host that the rollout has taken. It says whether the host
+// counts, now and until it settles.
+func (b *batch) add(r *rollout.Rollout, seen *Seen, h *Host, now time.Time) bool {
 	phase := r.HostPhase(h.Phase, h.Wave)
 	if h.Wave >= len(r.Waves) || r.Policy.Target.Disrupts() || !phase.Acting() && phase != rollout.Soaking {
-		return
+		return false
 	}
 	// A batch never waits longer than the wave would soak: who asks for
 	// seconds of proof gets seconds.
@@ -42,7 +43,7 @@ func (b *batch) add(r *rollout.Rollout, seen *Seen, h *Host, now time.Time) {
 	}
 	wait := one.Wait(proof, delay, now)
 	if wait == 0 {
-		return
+		return false
 	}
 	b.hosts++
 	if one.Heard == 0 && now.Sub(one.Applied) > proof {
@@ -52,6 +53,7 @@ func (b *batch) add(r *rollout.Rollout, seen *Seen, h *Host, now time.Time) {
 		b.oldest = h.Started
 	}
 	b.until = later(b.until, now.Add(wait))
+	return true
 }
 
 // room is how many more hosts may start now in a wave of so many.

@@ -9,7 +9,6 @@ import (
 	"afloat/internal/bundle"
 	"afloat/internal/fleet"
 	"afloat/internal/gate"
-	"afloat/internal/plan"
 	"afloat/internal/policy"
 	"afloat/internal/rollout"
 )
@@ -19,8 +18,7 @@ import (
 // record is empty. Crashes come before verdicts and verdicts before
 // admissions, so nobody is admitted on evidence that was there to be seen.
 func Decide(s *State, v *View, now time.Time) Record {
-	t := &turn{s: s, v: v, rec: s.record(now)}
-	t.now = t.rec.At
+	t := newTurn(s, v, now)
 	for _, step := range []func(){t.fold, t.silence, t.verdicts, t.unwind, t.waves, t.admit} {
 		if step(); !t.rec.Empty() {
 			return t.rec
@@ -30,14 +28,22 @@ func Decide(s *State, v *View, now time.Time) Record {
 }
 
 type turn struct {
-	s        *State
-	v        *View
-	now      time.Time
-	rec      Record
-	hosts    int // in the record
-	tallies  map[string]*tally
-	planners map[string]*planner
+	s     *State
+	v     *View
+	m     *memo
+	now   time.Time
+	rec   Record
+	hosts int // in the record
 }
+
+func newTurn(s *State, v *View, now time.Time) *turn {
+	t := &turn{s: s, v: v, rec: s.record(now)}
+	t.now = t.rec.At
+	t.m = v.follow(s, t.now)
+	return t
+}
+
+func (t *turn) planner(r *rollout.Rollout) *planner { return t.m.planner(r, t.now) }
 
 func (t *turn) full() bool { return t.hosts >= maxHosts }
 
@@ -57,57 +63,25 @@ func (t *turn) change(r *rollout.Rollout, c rollout.Change) {
 	t.rec.Changes = append(t.rec.Changes, Change{Rollout: r.ID, Change: c})
 }
 
-// active are the rollouts of which something may still follow, oldest first.
-func (t *turn) active() []*rollout.Rollout {
-	return slices.DeleteFunc(t.s.Rollouts(), func(r *rollout.Rollout) bool { return r.Phase.Over() })
-}
-
-// tally is how the hosts of one rollout stand that have not settled.
-type tally struct {
-	acting        int
-	silent, stuck []fleet.HostID
-	batch         batch
-}
-
-// tally counts the hosts of a rollout that need attention.
-func (t *turn) tally(r *rollout.Rollout) *tally {
-	if t.tallies == nil {
-		t.tallies = map[string]*tally{}
-		for _, x := range t.s.order {
-			t.tallies[x] = &tally{}
-		}
-		for _, id := range t.v.Hosts() {
-			t.countHost(id)
+// attention lists the hosts of a rollout that hold it: silent or stuck on the
+// way or in their soak, unless they have been counted as crashed.
+func (t *turn) attention(r *rollout.Rollout) (silent, stuck []fleet.HostID) {
+	w := t.m.watch[r.ID]
+	if w == nil {
+		return nil, nil
+	}
+	for _, id := range w.silent {
+		h := t.s.hosts[id]
+		if phase := r.HostPhase(h.Phase, h.Wave); phase != rollout.Done && !r.CrashedHost(id) {
+			silent = append(silent, id)
 		}
 	}
-	return t.tallies[r.ID]
-}
-
-func (t *turn) countHost(id fleet.HostID) {
-	h := t.s.hosts[id]
-	if h == nil || h.Rollout == "" {
-		return
-	}
-	r := t.s.rollouts[h.Rollout]
-	phase, sum := r.HostPhase(h.Phase, h.Wave), t.tallies[r.ID]
-	limits := r.Policy.Timeouts
-	if phase.Acting() {
-		sum.acting++
-	}
-	sum.batch.add(r, t.v.hosts[id], h, t.now)
-	quiet := t.now.Sub(t.v.hosts[id].Heard) > limits.Silent
-	switch {
-	case !phase.Acting() && phase != rollout.Soaking || r.CrashedHost(id):
-	case quiet:
-		sum.silent = append(sum.silent, id)
-	case phase.Acting() && t.now.Sub(h.Since) > limits.Stuck:
-		sum.stuck = append(sum.stuck, id)
-	}
+	return silent, w.stuck
 }
 
 // verdicts lets the gate speak and holds what must not go on.
 func (t *turn) verdicts() {
-	for _, r := range t.active() {
+	for _, r := range t.s.active() {
 		if r.Phase == rollout.PhaseReverting {
 			continue
 		}
@@ -180,12 +154,12 @@ func (t *turn) holds(r *rollout.Rollout, verdict gate.Verdict) (gate.Rule, strin
 	if i < len(r.Waves) {
 		lost = r.Policy.Waves[i].Stragglers.Of0(r.Taken(i))
 	}
-	sum := t.tally(r)
+	silent, stuck := t.attention(r)
 	switch {
-	case len(sum.silent) > lost && !waved(ruleSilent):
-		return ruleSilent, fmt.Sprintf("%s not heard for %s: %s", count(len(sum.silent)), span(r.Policy.Timeouts.Silent), some(sum.silent))
-	case len(sum.stuck) > lost && !waved(ruleStuck):
-		return ruleStuck, fmt.Sprintf("%s under way for over %s: %s", count(len(sum.stuck)), span(r.Policy.Timeouts.Stuck), some(sum.stuck))
+	case len(silent) > lost && !waved(ruleSilent):
+		return ruleSilent, fmt.Sprintf("%s not heard for %s: %s", count(len(silent)), span(r.Policy.Timeouts.Silent), some(silent))
+	case len(stuck) > lost && !waved(ruleStuck):
+		return ruleStuck, fmt.Sprintf("%s under way for over %s: %s", count(len(stuck)), span(r.Policy.Timeouts.Stuck), some(stuck))
 	case verdict.Level == gate.LevelInconclusive && r.Policy.Gate.OnInconclusive == policy.InconclusiveHold && t.soaked(r) && !waved(ruleInconclusive):
 		return ruleInconclusive, verdict.Why()
 	}
@@ -201,7 +175,7 @@ func (t *turn) soaked(r *rollout.Rollout) bool {
 // unwind takes hosts back: all of them after a revert, those under way after an abort.
 func (t *turn) unwind() {
 	for _, r := range t.s.Rollouts() {
-		if r.Phase != rollout.PhaseReverting && r.Phase != rollout.PhaseAborted {
+		if r.Phase != rollout.PhaseReverting && (r.Phase != rollout.PhaseAborted || !r.AnyActing()) {
 			continue
 		}
 		left := false
@@ -244,7 +218,7 @@ func (t *turn) restores(h *Host) bundle.Digest {
 
 // waves opens, soaks and closes waves.
 func (t *turn) waves() {
-	for _, r := range t.active() {
+	for _, r := range t.s.active() {
 		if r.Phase != rollout.PhaseRunning || r.Hold != "" {
 			continue
 		}
@@ -287,12 +261,12 @@ func (t *turn) settled(r *rollout.Rollout, i int) bool {
 	if taken == 0 { // earlier waves may have taken all there are
 		return i > 0 && r.Policy.Waves[i].Select == nil && p.Fit() > 0
 	}
-	return t.tally(r).acting <= r.Policy.Waves[i].Stragglers.Of0(taken)
+	return r.ActingIn(i) <= r.Policy.Waves[i].Stragglers.Of0(taken)
 }
 
 // admit lets hosts start.
 func (t *turn) admit() {
-	for _, r := range t.active() {
+	for _, r := range t.s.active() {
 		if !r.Phase.Open() || r.Hold != "" {
 			continue
 		}
@@ -317,7 +291,9 @@ func (t *turn) admit() {
 func (t *turn) admitWave(r *rollout.Rollout, w int) {
 	p := t.planner(r)
 	for _, i := range p.Next(w, t.now, min(maxHosts-t.hosts, t.batchRoom(r, p, w))) {
-		t.move(p.ids[i], Move{Rollout: r.ID, Wave: w, To: rollout.Admitted, Live: p.digests[i]})
+		t.m.given = t.rec.Seq
+		p.out[i] = true
+		t.move(t.m.hosts[i].seen.ID, Move{Rollout: r.ID, Wave: w, To: rollout.Admitted, Live: p.digests[i]})
 	}
 }
 
@@ -327,72 +303,7 @@ func (t *turn) batchRoom(r *rollout.Rollout, p *planner, w int) int {
 	if r.Policy.Target.Disrupts() {
 		return maxHosts // what is out of service is for the budgets
 	}
-	return t.tally(r).batch.room(r.Taken(w)+p.Room(w), t.now)
-}
-
-// planner is a plan.Planner with the names of its hosts.
-type planner struct {
-	*plan.Planner
-	ids     []fleet.HostID
-	digests []bundle.Digest
-	blocks  []*Blocker
-}
-
-func (t *turn) planner(r *rollout.Rollout) *planner {
-	if p := t.planners[r.ID]; p != nil {
-		return p
-	}
-	p := &planner{Planner: plan.New(r.Policy), ids: t.v.Hosts()}
-	p.digests, p.blocks = make([]bundle.Digest, len(p.ids)), make([]*Blocker, len(p.ids))
-	for i, id := range p.ids {
-		seen := t.v.hosts[id]
-		h := plan.Host{Labels: seen.Labels, Order: order(r.ID, id), Out: t.isOut(r, seen)}
-		if h.State = t.stateOf(p, r, i, seen); h.State != plan.Absent {
-			p.Set(int32(i), h)
-		}
-	}
-	t.recall(r, p)
-	if t.planners == nil {
-		t.planners = map[string]*planner{}
-	}
-	t.planners[r.ID] = p
-	return p
-}
-
-func (t *turn) stateOf(p *planner, r *rollout.Rollout, i int, seen *Seen) plan.State {
-	h := t.s.hosts[seen.ID]
-	switch {
-	case h != nil && h.Rollout == r.ID:
-		return plan.Taken
-	case !r.Policy.Select.Matches(seen.Labels):
-		return plan.Absent
-	}
-	if p.digests[i], p.blocks[i] = t.s.fit(t.v, r, seen, t.now); p.blocks[i] != nil {
-		return plan.Unfit
-	}
-	return plan.Fit
-}
-
-// isOut says that a host is not in service, or on its way through any action.
-func (t *turn) isOut(r *rollout.Rollout, seen *Seen) bool {
-	if seen.Report.Boot == "" || t.now.Sub(seen.Heard) > r.Policy.Timeouts.Silent {
-		return true
-	}
-	h := t.s.hosts[seen.ID]
-	return h != nil && h.Phase.Acting()
-}
-
-// recall tells the planner of the starts that bounds over time still count.
-func (t *turn) recall(r *rollout.Rollout, p *planner) {
-	for i, id := range p.ids {
-		h := t.s.hosts[id]
-		if h != nil && h.Rollout == r.ID && !h.Started.IsZero() {
-			p.Started(h.Started, int32(i))
-		}
-		if h != nil && h.Rollout == r.ID && !h.Applied.IsZero() {
-			p.Returned(h.Applied, int32(i))
-		}
-	}
+	return t.m.batch(r, t.now).room(r.Taken(w)+p.Room(w), t.now)
 }
 
 func count(n int) string {

@@ -35,14 +35,14 @@ func Explain(s *State, v *View, id fleet.HostID, now time.Time) Explanation {
 		return e
 	}
 	e.Rollout, e.Phase = r.ID, rollout.Waiting
-	t := &turn{s: s, v: v, now: now}
+	t := newTurn(s, v, now)
 	if h := s.Host(id); h.Rollout == r.ID {
 		e.Phase, e.Since, e.Wave = r.HostPhase(h.Phase, h.Wave), h.Since, r.Waves[h.Wave].Name
 		e.Blocker = *t.underway(r, seen, h, e.Phase)
 		return e
 	}
 	p := t.planner(r)
-	i := p.index(id)
+	i := t.m.index[id]
 	if w := p.WaveOf(i); w >= 0 {
 		e.Wave = r.Waves[w].Name
 	}
@@ -59,15 +59,6 @@ func (s *State) concerns(seen *Seen) *rollout.Rollout {
 		}
 	}
 	return nil
-}
-
-func (p *planner) index(id fleet.HostID) int32 {
-	for i, x := range p.ids {
-		if x == id {
-			return int32(i)
-		}
-	}
-	return -1
 }
 
 // underway describes a host that the rollout has taken.
@@ -125,7 +116,7 @@ func (t *turn) waits(r *rollout.Rollout, p *planner, i int32) *Blocker {
 	if b := p.Blocked(i, t.now); b != nil {
 		return &Blocker{Kind: KindBudget, Reason: b.Text, Frees: "when a host of it is back", Until: b.Until}
 	}
-	if b := &t.tally(r).batch; t.batchRoom(r, p, w) == 0 {
+	if b := t.m.batch(r, t.now); t.batchRoom(r, p, w) == 0 {
 		return &Blocker{Kind: KindBatch, Reason: b.String(), Frees: "when all of it was heard from, or counts as crashed", Until: b.until}
 	}
 	return blocked(KindNone, "at the next turn", "nothing keeps it from starting")
@@ -179,18 +170,16 @@ func StatusOf(s *State, v *View, id string, now time.Time) (Status, bool) {
 	if r == nil {
 		return Status{}, false
 	}
-	t := &turn{s: s, v: v, now: now}
+	t := newTurn(s, v, now)
 	p := t.planner(r)
 	facts := r.Facts(now)
 	st := Status{ID: r.ID, Name: r.Policy.Name, Target: r.Policy.Target.String(), By: r.By, Started: r.Started, Phase: r.Phase,
 		Reason: r.Reason, Hold: r.Hold, Gate: gate.Decide(r.Policy.Gate, facts), Selected: p.Selected(), Exposed: r.Exposure.Exposed, Crashed: facts.Crashed}
 	for _, b := range p.blocks {
-		if b != nil {
-			if st.Unfit == nil {
-				st.Unfit = map[Kind]int{}
-			}
-			st.Unfit[b.Kind]++
+		if st.Unfit == nil {
+			st.Unfit = map[Kind]int{}
 		}
+		st.Unfit[b.Kind]++
 	}
 	for i := range r.Waves {
 		st.Waves = append(st.Waves, waveStatus(r, p, i))

@@ -9,6 +9,7 @@ import (
 	"afloat/internal/bundle"
 	"afloat/internal/fleet"
 	"afloat/internal/health"
+	"afloat/internal/kernel"
 	"afloat/internal/rollout"
 )
 
@@ -50,21 +51,25 @@ func blocked(k Kind, frees, format string, args ...any) *Blocker {
 
 // fit says which bundle the host would get from the rollout, or what about the
 // host itself is in the way.
-func (s *State) fit(v *View, r *rollout.Rollout, h *Seen, now time.Time) (bundle.Digest, *Blocker) {
+func (m *memo) fit(p *planner, h *Seen, now time.Time) (bundle.Digest, *Blocker) {
 	if h.Report.Boot == "" {
 		return "", blocked(KindSilent, "when its agent reports", "it has not reported yet")
 	}
-	if quiet := now.Sub(h.Heard); quiet > r.Policy.Timeouts.Silent {
+	if quiet(p.rollout, h, now) {
 		return "", blocked(KindSilent, "when it is heard again", "silent since %s", h.Heard.UTC().Format(time.RFC3339))
 	}
 	if b := ownerBlocks(h); b != nil {
 		return "", b
 	}
-	d, b := s.choose(v, r, h)
-	if b != nil {
-		return "", b
+	c, ok := p.choices[h.Report.Kernel]
+	if !ok {
+		c.digest, c.block = m.state.choose(m.view, p.rollout, h.Report.Kernel)
+		p.choices[h.Report.Kernel] = c
 	}
-	return d, s.busy(r, h.ID, d)
+	if c.block != nil {
+		return "", c.block
+	}
+	return c.digest, m.state.busy(p.rollout, h.ID, c.digest)
 }
 
 // ownerBlocks is what the host's owner has decided, and what somebody else loaded.
@@ -84,15 +89,15 @@ func ownerBlocks(h *Seen) *Blocker {
 	return nil
 }
 
-// choose finds the one usable bundle of the rollout's patch set for the host's kernel.
-func (s *State) choose(v *View, r *rollout.Rollout, h *Seen) (bundle.Digest, *Blocker) {
+// choose finds the one usable bundle of the rollout's patch set for a kernel.
+func (s *State) choose(v *View, r *rollout.Rollout, id kernel.ID) (bundle.Digest, *Blocker) {
 	var best bundle.Digest
 	var bad, kernels []string
 	for d, e := range v.catalog {
 		if e.Manifest.Name != r.Policy.Target.Name {
 			continue
 		}
-		if e.Manifest.Kernel.Mismatch(h.Report.Kernel) != "" {
+		if e.Manifest.Kernel.Mismatch(id) != "" {
 			kernels = append(kernels, kernelName(e.Manifest.Kernel.Release, e.Manifest.Kernel.Version))
 			continue
 		}
@@ -112,7 +117,7 @@ func (s *State) choose(v *View, r *rollout.Rollout, h *Seen) (bundle.Digest, *Bl
 	}
 	slices.Sort(kernels)
 	return "", blocked(KindKernel, "afloat build for that kernel, then afloat bundle add",
-		"it runs %s, and %s has bundles only for %s", kernelName(h.Report.Kernel.Release, h.Report.Kernel.Version),
+		"it runs %s, and %s has bundles only for %s", kernelName(id.Release, id.Version),
 		r.Policy.Target.Name, strings.Join(slices.Compact(kernels), ", "))
 }
 

@@ -120,7 +120,7 @@ func (l *lab) turn() int {
 	l.t.Helper()
 	n := 0
 	for {
-		rec := Decide(l.s, l.v, l.now)
+		rec := l.decide()
 		if rec.Empty() {
 			return n
 		}
@@ -129,6 +129,19 @@ func (l *lab) turn() int {
 			l.t.Fatalf("decisions do not end: %+v", rec)
 		}
 	}
+}
+
+// decide is Decide, checked against one that remembers nothing.
+func (l *lab) decide() Record {
+	l.t.Helper()
+	rec := Decide(l.s, l.v, l.now)
+	kept := l.v.memo
+	l.v.memo = nil
+	if diff := cmp.Diff(Decide(l.s, l.v, l.now), rec); diff != "" {
+		l.t.Fatalf("at %s (-from scratch +incremental):\n%s", l.now, diff)
+	}
+	l.v.memo = kept
+	return rec
 }
 
 func (l *lab) commit(rec Record) {

@@ -12,24 +12,38 @@ import (
 	"afloat/internal/wire"
 )
 
-// fold takes in what hosts have reported: what they run, crashes, phases.
+// fold takes in what hosts have reported: what they run, crashes, phases. A
+// host stays unread until nothing more follows from it.
 func (t *turn) fold() {
-	for _, id := range t.v.Hosts() {
+	slices.Sort(t.m.unread)
+	var left []int32
+	for n, i := range t.m.unread {
 		if t.full() || len(t.rec.Crashes) >= maxCrashes {
-			return
+			left = append(left, t.m.unread[n:]...)
+			break
 		}
-		seen := t.v.hosts[id]
-		if seen.Report.Boot == "" {
-			continue
-		}
-		t.foldCrashes(seen)
-		if len(t.rec.Crashes) == 0 { // one kind of thing per record
-			t.foldHost(seen)
+		if t.foldOne(t.m.hosts[i].seen) {
+			left = append(left, i)
+		} else {
+			t.m.hosts[i].unread = false
 		}
 	}
-	if len(t.rec.Crashes) > 0 {
+	t.m.unread = left
+	if len(t.rec.Crashes) > 0 { // one kind of thing per record, crashes first
 		t.rec.Moves, t.rec.Adopts = nil, nil
+	} else if len(t.rec.Adopts) > 0 {
+		t.rec.Moves = nil
 	}
+}
+
+// foldOne says whether something followed from the host's report.
+func (t *turn) foldOne(seen *Seen) bool {
+	if seen.Report.Boot == "" {
+		return false
+	}
+	before := len(t.rec.Crashes)
+	t.foldCrashes(seen)
+	return len(t.rec.Crashes) > before || t.foldHost(seen)
 }
 
 func (t *turn) foldCrashes(seen *Seen) {
@@ -47,7 +61,7 @@ func (t *turn) crash(seen *Seen, h Host, c health.Crash) {
 	if r := t.s.rollouts[h.Rollout]; r != nil && c.Live != "" && (h.Live == c.Live || slices.Contains(r.Bundles, c.Live)) {
 		e.Patched = r.ID
 	}
-	for _, r := range t.active() {
+	for _, r := range t.s.active() {
 		if r.Policy.Select.Matches(seen.Labels) {
 			e.Control = append(e.Control, Bystander{r.ID, t.without(r)})
 		}
@@ -57,19 +71,14 @@ func (t *turn) crash(seen *Seen, h Host, c health.Crash) {
 
 // without is how many selected hosts do not run the rollout's patch.
 func (t *turn) without(r *rollout.Rollout) int {
-	n := 0
-	for _, id := range t.v.Hosts() {
-		if r.Policy.Select.Matches(t.v.hosts[id].Labels) {
-			n++
-		}
-	}
-	return max(0, n-r.Exposure.Running())
+	return max(0, t.planner(r).Selected()-r.Exposure.Running())
 }
 
 // sane bounds the generation that a host may make the server follow.
 const sane = 1 << 62
 
-func (t *turn) foldHost(seen *Seen) {
+// foldHost says whether something followed from the host's phase.
+func (t *turn) foldHost(seen *Seen) bool {
 	h, report := t.s.hosts[seen.ID], seen.Report
 	generation := uint64(1)
 	if h != nil {
@@ -79,22 +88,23 @@ func (t *turn) foldHost(seen *Seen) {
 	if report.Generation > generation && report.Generation < sane || h == nil && live != "" {
 		t.hosts++
 		t.rec.Adopts = append(t.rec.Adopts, Adopt{Host: seen.ID, Generation: max(report.Generation, generation) + 1, Live: live})
-		return
+		return true
 	}
-	if len(t.rec.Adopts) > 0 || h == nil || h.Rollout == "" || report.Generation < h.Generation {
-		return
+	if h == nil || h.Rollout == "" || report.Generation < h.Generation {
+		return false
 	}
 	r := t.s.rollouts[h.Rollout]
 	phase := r.HostPhase(h.Phase, h.Wave)
 	to, reason := follows(phase, h, report)
 	if to == phase {
-		return
+		return false
 	}
 	m := Move{Rollout: r.ID, Wave: h.Wave, To: to, Reason: reason}
 	if to == rollout.Failed {
 		m.Live = t.restores(h)
 	}
 	t.move(seen.ID, m)
+	return true
 }
 
 // loaded is the bundle that the host runs, "" for none of ours.
@@ -155,41 +165,30 @@ const neighbours = 0.8
 
 // silence turns hosts that went quiet with the patch into crashes.
 func (t *turn) silence() {
-	for _, id := range t.v.Hosts() {
-		h := t.s.hosts[id]
-		if h == nil || h.Rollout == "" || len(t.rec.Crashes) >= maxCrashes {
+	for _, r := range t.s.active() {
+		w := t.m.watch[r.ID]
+		if w == nil || float64(w.heard) < neighbours*float64(w.all-1) || w.heard == 0 {
 			continue
 		}
-		r := t.s.rollouts[h.Rollout]
-		phase := r.HostPhase(h.Phase, h.Wave)
-		if phase != rollout.Admitted && phase != rollout.Applying && !phase.Exposed() {
-			continue
-		}
-		seen := t.v.hosts[id]
-		quiet := t.now.Sub(later(seen.Heard, h.Since))
-		crash := fmt.Sprintf("silent-%d", h.Generation)
-		if quiet <= silentCrash*r.Policy.Timeouts.Silent || slices.Contains(h.Crashes, crash) || r.CrashedHost(id) {
-			continue
-		}
-		if t.neighboursHeard(r, id) {
-			t.crash(seen, *h, health.Crash{Host: id, ID: crash, Kind: health.CrashSilent, Live: h.Live, At: later(seen.Heard, h.Since),
-				Domains: health.Domains(seen.Labels),
-				Text:    fmt.Sprintf("not heard since %s while its neighbours report", seen.Heard.UTC().Format(time.RFC3339))})
+		for _, id := range w.silent {
+			if len(t.rec.Crashes) < maxCrashes {
+				t.silentHost(r, id)
+			}
 		}
 	}
 }
 
-func (t *turn) neighboursHeard(r *rollout.Rollout, but fleet.HostID) bool {
-	all, heard := 0, 0
-	for _, id := range t.v.Hosts() {
-		seen := t.v.hosts[id]
-		if id == but || seen.Report.Boot == "" || !r.Policy.Select.Matches(seen.Labels) {
-			continue
-		}
-		all++
-		if t.now.Sub(seen.Heard) <= r.Policy.Timeouts.Silent {
-			heard++
-		}
+func (t *turn) silentHost(r *rollout.Rollout, id fleet.HostID) {
+	h, seen := t.s.hosts[id], t.v.hosts[id]
+	if p := r.HostPhase(h.Phase, h.Wave); p == rollout.Reverting {
+		return
 	}
-	return all > 0 && float64(heard) >= neighbours*float64(all)
+	crash := fmt.Sprintf("silent-%d", h.Generation)
+	quiet := t.now.Sub(later(seen.Heard, h.Since))
+	if quiet <= silentCrash*r.Policy.Timeouts.Silent || slices.Contains(h.Crashes, crash) || r.CrashedHost(id) {
+		return
+	}
+	t.crash(seen, *h, health.Crash{Host: id, ID: crash, Kind: health.CrashSilent, Live: h.Live, At: later(seen.Heard, h.Since),
+		Domains: health.Domains(seen.Labels),
+		Text:    fmt.Sprintf("not heard since %s while its neighbours report", seen.Heard.UTC().Format(time.RFC3339))})
 }

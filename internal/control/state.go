@@ -21,6 +21,7 @@ type State struct {
 	rollouts map[string]*rollout.Rollout
 	order    []string // of rollouts, oldest first
 	bad      map[bundle.Digest]Bad
+	touched  []fleet.HostID // by Apply since the last turn; not durable
 }
 
 // Host is what was decided for one host.
@@ -150,7 +151,14 @@ func (s *State) apply(r Record) error {
 	return nil
 }
 
+// active are the rollouts of which something may still follow, oldest first.
+func (s *State) active() []*rollout.Rollout {
+	return slices.DeleteFunc(s.Rollouts(), func(r *rollout.Rollout) bool { return r.Phase.Over() })
+}
+
+// host is a host about to be changed.
 func (s *State) host(id fleet.HostID) *Host {
+	s.touched = append(s.touched, id)
 	h := s.hosts[id]
 	if h == nil {
 		h = &Host{Generation: 1}

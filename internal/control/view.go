@@ -2,6 +2,7 @@ package control
 
 import (
 	"hash/fnv"
+	"maps"
 	"slices"
 	"time"
 
@@ -16,6 +17,10 @@ type View struct {
 	hosts   map[fleet.HostID]*Seen
 	ids     []fleet.HostID // sorted, nil when it has to be made again
 	catalog map[bundle.Digest]Entry
+	changes int            // of the catalog
+	roster  int            // hosts that came and went
+	dirty   []fleet.HostID // hosts of which something changed since the last turn
+	memo    *memo
 }
 
 // Seen is one host as it is known.
@@ -33,6 +38,8 @@ type Seen struct {
 	Down time.Time
 	// paused is its last sign of life before the latest pause.
 	paused time.Time
+	// relabelled since the planners were told.
+	relabelled bool
 }
 
 // pause is the silence after which a host may have booted: longer than a
@@ -77,6 +84,11 @@ func (v *View) Enrol(id fleet.HostID, name string, labels fleet.Labels, mode fle
 	if h == nil {
 		h = &Seen{ID: id}
 		v.hosts[id], v.ids = h, nil
+		v.roster++
+	}
+	h.relabelled = h.relabelled || !maps.Equal(h.Labels, labels)
+	if h.relabelled || h.Mode != mode {
+		v.dirty = append(v.dirty, id)
 	}
 	h.Name, h.Labels, h.Mode = name, labels, mode
 }
@@ -85,6 +97,7 @@ func (v *View) Enrol(id fleet.HostID, name string, labels fleet.Labels, mode fle
 func (v *View) Forget(id fleet.HostID) {
 	delete(v.hosts, id)
 	v.ids = nil
+	v.roster++
 }
 
 // Report notes what an enrolled host says. The caller has put reports in order.
@@ -94,6 +107,7 @@ func (v *View) Report(r wire.Report, at time.Time) {
 			h.booted(r, at)
 		}
 		h.Report = r
+		v.dirty = append(v.dirty, r.Host)
 		h.hear(at)
 	}
 }
@@ -101,12 +115,16 @@ func (v *View) Report(r wire.Report, at time.Time) {
 // Heard notes a sign of life.
 func (v *View) Heard(id fleet.HostID, at time.Time) {
 	if h := v.hosts[id]; h != nil {
+		if at.Sub(h.Heard) > time.Minute { // it may have counted as silent
+			v.dirty = append(v.dirty, id)
+		}
 		h.hear(at)
 	}
 }
 
 // Bundle notes an entry of the catalog.
 func (v *View) Bundle(d bundle.Digest, m bundle.Manifest, withdrawn bool) {
+	v.changes++
 	v.catalog[d] = Entry{Manifest: m, Withdrawn: withdrawn}
 }
 

@@ -321,3 +321,14 @@ func (p *Planner) WaveOf(i int32) int {
 	}
 	return -1
 }
+
+// State is what host i is now.
+func (p *Planner) State(i int32) State {
+	if int(i) >= len(p.hosts) {
+		return Absent
+	}
+	return p.hosts[i].state
+}
+
+// Out says whether host i counts as out of service.
+func (p *Planner) Out(i int32) bool { return int(i) < len(p.hosts) && p.hosts[i].out }

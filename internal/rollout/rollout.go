@@ -159,6 +159,16 @@ func (r *Rollout) ActingIn(i int) int {
 	return n
 }
 
+// AnyActing says that hosts of the rollout are on their way.
+func (r *Rollout) AnyActing() bool {
+	for i := range r.Waves {
+		if r.ActingIn(i) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // Move is a group of hosts of one wave that go from one phase to another.
 type Move struct {
 	Wave     int

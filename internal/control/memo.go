@@ -1,0 +1,298 @@
+package control
+
+import (
+	"slices"
+	"time"
+
+	"afloat/internal/bundle"
+	"afloat/internal/fleet"
+	"afloat/internal/kernel"
+	"afloat/internal/plan"
+	"afloat/internal/rollout"
+)
+
+// memo is what Decide remembers from one turn to the next, so that a turn
+// costs what has changed and not the fleet: it decides nothing that a fresh
+// one would not. It belongs to one State and follows its records.
+type memo struct {
+	state *State
+	view  *View
+	seq   uint64 // of the state when it was last followed
+	// given is the record with the last admissions: were it not applied, the
+	// planners would have admitted hosts that nobody told.
+	given  uint64
+	setup  setup
+	hosts  []memoHost
+	index  map[fleet.HostID]int32
+	unread []int32 // hosts to fold: something about them changed
+	// planners by rollout, for those that are not over.
+	planners map[string]*planner
+	scanned  time.Time
+	watch    map[string]*watch
+	// fresh are hosts on their way or just patched, by rollout: see batch.
+	fresh map[string]map[int32]bool
+}
+
+// setup is what makes all planners stale when it changes.
+type setup struct {
+	catalog, roster, bad, rollouts int
+}
+
+type memoHost struct {
+	seen   *Seen
+	unread bool
+}
+
+// watch is what needs attention in one rollout, as of the last scan.
+type watch struct {
+	silent, stuck []fleet.HostID
+	all, heard    int
+}
+
+// bigFleet is from how many hosts on a full scan is not made in every turn.
+const bigFleet = 20_000
+
+// follow brings the memo up to date with state and view.
+func (v *View) follow(s *State, now time.Time) *memo {
+	set := setup{v.changes, v.roster, len(s.bad), len(s.order)}
+	m := v.memo
+	if m == nil || m.state != s || m.seq > s.seq || m.given > s.seq || m.setup != set {
+		m = v.remember(s, set)
+	}
+	for _, id := range s.touched {
+		if i, ok := m.index[id]; ok {
+			m.touch(i)
+			m.freshen(i)
+			m.refit(i, now)
+		}
+	}
+	s.touched = s.touched[:0]
+	for _, id := range v.dirty {
+		if i, ok := m.index[id]; ok {
+			m.touch(i)
+			m.refit(i, now)
+		}
+	}
+	v.dirty = v.dirty[:0]
+	m.seq = s.seq
+	m.scan(now)
+	return m
+}
+
+func (v *View) remember(s *State, set setup) *memo {
+	ids := v.Hosts()
+	m := &memo{state: s, view: v, setup: set, index: make(map[fleet.HostID]int32, len(ids)), planners: map[string]*planner{}, fresh: map[string]map[int32]bool{}}
+	m.hosts = make([]memoHost, len(ids))
+	for i, id := range ids {
+		m.index[id] = int32(i)
+		m.hosts[i] = memoHost{seen: v.hosts[id], unread: true}
+		m.unread = append(m.unread, int32(i))
+		m.freshen(int32(i))
+	}
+	s.touched, v.dirty = nil, nil
+	v.memo = m
+	return m
+}
+
+func (m *memo) touch(i int32) {
+	if !m.hosts[i].unread {
+		m.hosts[i].unread = true
+		m.unread = append(m.unread, i)
+	}
+}
+
+// planner is a plan.Planner with what it does not know about its hosts.
+type planner struct {
+	*plan.Planner
+	rollout *rollout.Rollout
+	out     []bool
+	digests []bundle.Digest
+	blocks  map[int32]*Blocker
+	choices map[kernel.ID]choice
+}
+
+// choice is the bundle for one kernel, or why there is none.
+type choice struct {
+	digest bundle.Digest
+	block  *Blocker
+}
+
+// planner is the planner of a rollout.
+func (m *memo) planner(r *rollout.Rollout, now time.Time) *planner {
+	if p := m.planners[r.ID]; p != nil {
+		return p
+	}
+	p := &planner{Planner: plan.New(r.Policy), rollout: r, blocks: map[int32]*Blocker{}, choices: map[kernel.ID]choice{}}
+	p.Grow(len(m.hosts))
+	p.out, p.digests = make([]bool, len(m.hosts)), make([]bundle.Digest, len(m.hosts))
+	for i := range m.hosts {
+		seen := m.hosts[i].seen
+		h := plan.Host{Labels: seen.Labels, Order: order(r.ID, seen.ID)}
+		h.State, h.Out = m.place(p, int32(i), now)
+		p.Set(int32(i), h)
+		p.out[i] = h.Out
+		m.recall(p, int32(i))
+	}
+	m.planners[r.ID] = p
+	return p
+}
+
+// recall tells the planner of the starts that bounds over time still count.
+func (m *memo) recall(p *planner, i int32) {
+	h := m.state.hosts[m.hosts[i].seen.ID]
+	if h == nil || h.Rollout != p.rollout.ID {
+		return
+	}
+	if !h.Started.IsZero() {
+		p.Started(h.Started, i)
+	}
+	if !h.Applied.IsZero() {
+		p.Returned(h.Applied, i)
+	}
+}
+
+// place is what host i is to a rollout.
+func (m *memo) place(p *planner, i int32, now time.Time) (plan.State, bool) {
+	seen, r := m.hosts[i].seen, p.rollout
+	h := m.state.hosts[seen.ID]
+	out := quiet(r, seen, now) || h != nil && h.Phase.Acting()
+	p.digests[i] = ""
+	delete(p.blocks, i)
+	switch {
+	case h != nil && h.Rollout == r.ID:
+		return plan.Taken, out
+	case !r.Policy.Select.Matches(seen.Labels):
+		return plan.Absent, out
+	}
+	digest, b := m.fit(p, seen, now)
+	if b != nil {
+		p.blocks[i] = b
+		return plan.Unfit, out
+	}
+	p.digests[i] = digest
+	return plan.Fit, out
+}
+
+// quiet says that nothing was heard of a host for the rollout's limit.
+func quiet(r *rollout.Rollout, seen *Seen, now time.Time) bool {
+	return seen.Report.Boot == "" || now.Sub(seen.Heard) > r.Policy.Timeouts.Silent
+}
+
+// refit tells every planner what host i is now.
+func (m *memo) refit(i int32, now time.Time) {
+	for _, p := range m.planners {
+		state, out := m.place(p, i, now)
+		if seen := m.hosts[i].seen; seen.relabelled || p.State(i) == plan.Absent {
+			p.Set(i, plan.Host{Labels: seen.Labels, Order: order(p.rollout.ID, seen.ID), State: state, Out: out})
+		} else {
+			p.Update(i, state, out)
+		}
+		if p.out[i] && !out {
+			p.Returned(now, i)
+		}
+		p.out[i] = out
+	}
+	m.hosts[i].seen.relabelled = false
+}
+
+// scan looks for hosts that went silent or got stuck: time alone does that, no
+// message tells of it. In a big fleet it is made twice per silence limit.
+func (m *memo) scan(now time.Time) {
+	active := m.state.active()
+	every := time.Duration(0)
+	if len(m.hosts) >= bigFleet {
+		every = time.Hour
+		for _, r := range active {
+			every = min(every, r.Policy.Timeouts.Silent/2)
+		}
+	}
+	if m.watch != nil && now.Sub(m.scanned) < every && len(m.watch) == len(active) {
+		m.recheck(now)
+		return
+	}
+	m.scanned, m.watch = now, map[string]*watch{}
+	for _, r := range active {
+		m.watch[r.ID] = m.look(r, now)
+	}
+}
+
+func (m *memo) look(r *rollout.Rollout, now time.Time) *watch {
+	w := &watch{}
+	p := m.planners[r.ID]
+	for i := range m.hosts {
+		seen := m.hosts[i].seen
+		silent := quiet(r, seen, now)
+		if p != nil && p.State(int32(i)) != plan.Absent && p.Out(int32(i)) != (silent || m.acting(seen.ID)) {
+			m.refit(int32(i), now)
+		}
+		if seen.Report.Boot != "" && r.Policy.Select.Matches(seen.Labels) {
+			w.all++
+			if !silent {
+				w.heard++
+			}
+		}
+		m.attend(w, r, seen, silent, now)
+	}
+	return w
+}
+
+func (m *memo) acting(id fleet.HostID) bool {
+	h := m.state.hosts[id]
+	return h != nil && h.Phase.Acting()
+}
+
+// attend notes a host of the rollout that is silent or stuck.
+func (m *memo) attend(w *watch, r *rollout.Rollout, seen *Seen, silent bool, now time.Time) {
+	h := m.state.hosts[seen.ID]
+	if h == nil || h.Rollout != r.ID {
+		return
+	}
+	phase := r.HostPhase(h.Phase, h.Wave)
+	switch {
+	case silent && (phase.Acting() || phase.Exposed()):
+		w.silent = append(w.silent, seen.ID)
+	case phase.Acting() && now.Sub(h.Since) > r.Policy.Timeouts.Stuck:
+		w.stuck = append(w.stuck, seen.ID)
+	}
+}
+
+// recheck drops from the last scan what is no longer so.
+func (m *memo) recheck(now time.Time) {
+	for id, w := range m.watch {
+		r := m.state.rollouts[id]
+		again := &watch{}
+		for _, host := range slices.Concat(w.silent, w.stuck) {
+			if i, ok := m.index[host]; ok {
+				m.attend(again, r, m.hosts[i].seen, quiet(r, m.hosts[i].seen, now), now)
+			}
+		}
+		w.silent, w.stuck = again.silent, again.stuck
+	}
+}
+
+// freshen notes a host that may count in a batch.
+func (m *memo) freshen(i int32) {
+	h := m.state.hosts[m.hosts[i].seen.ID]
+	if h == nil || h.Rollout == "" || !h.Phase.Acting() && !h.Phase.Exposed() {
+		return
+	}
+	set := m.fresh[h.Rollout]
+	if set == nil {
+		set = map[int32]bool{}
+		m.fresh[h.Rollout] = set
+	}
+	set[i] = true
+}
+
+// batch is the hosts of the rollout that have yet to show what the patch does.
+func (m *memo) batch(r *rollout.Rollout, now time.Time) *batch {
+	b := &batch{}
+	for i := range m.fresh[r.ID] {
+		seen := m.hosts[i].seen
+		h := m.state.hosts[seen.ID]
+		if h.Rollout != r.ID || !b.add(r, seen, h, now) {
+			delete(m.fresh[r.ID], i) // it has shown it
+		}
+	}
+	return b
+}
