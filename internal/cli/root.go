@@ -48,6 +48,8 @@ func New() *cobra.Command {
 func commands() []*cobra.Command {
 	return []*cobra.Command{
 		newServer(),
+		newBackup(),
+		newRestore(),
 		newToken(),
 		newHosts(),
 		newBundle(),

@@ -134,18 +134,26 @@ func (s *Server) openDirs() error {
 		}
 		s.roots = append(s.roots, root)
 	}
-	lock, err := s.roots[0].OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return fmt.Errorf("lock state directory: %w", err)
-	}
+	lock, err := LockState(s.roots[0])
 	s.lock = lock
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return fmt.Errorf("lock state directory %s: %w", s.cfg.Dir, ErrRunning)
-		}
-		return fmt.Errorf("lock state directory: %w", err)
+	return err
+}
+
+// LockState makes sure that nobody else uses a state directory, until the file
+// is closed or the process ends. It returns ErrRunning when somebody does.
+func LockState(dir *os.Root) (*os.File, error) {
+	lock, err := dir.OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock state directory: %w", err)
 	}
-	return nil
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock state directory %s: %w", dir.Name(), ErrRunning)
+		}
+		return nil, fmt.Errorf("lock state directory: %w", err)
+	}
+	return lock, nil
 }
 
 // ErrRunning: another server uses the same state directory.
