@@ -41,8 +41,9 @@ type owner struct {
 	overtaken uint64
 	// held is why nothing is decided now, "" when it is.
 	held string
-	// saved is the sequence of the newest snapshot.
-	saved uint64
+	// saved is the sequence of the newest snapshot, every how many events lie
+	// between two.
+	saved, every uint64
 	// looked is when the owner last looked at the clock.
 	looked time.Time
 }
@@ -70,7 +71,7 @@ func newOwner(ctx context.Context, s *Server) (*owner, error) {
 	o := &owner{
 		server: s, store: s.store, log: s.log, key: s.identity.OrdersKey(), epoch: s.lease.Epoch(),
 		hosts: map[fleet.HostID]*host{}, catalog: map[bundle.Digest]store.CatalogEntry{},
-		view: control.NewView(), permits: permits{issued: map[string]issued{}}, looked: time.Now(),
+		view: control.NewView(), permits: permits{issued: map[string]issued{}}, looked: time.Now(), every: snapshotEvery,
 	}
 	for _, load := range []func(context.Context) error{o.loadHosts, o.loadCatalog, o.loadState} {
 		if err := load(ctx); err != nil {

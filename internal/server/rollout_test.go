@@ -176,3 +176,65 @@ func TestLostTailIsMadeUpFor(t *testing.T) {
 		t.Errorf("after the restart: %+v", d)
 	}
 }
+
+func TestStartFromSnapshot(t *testing.T) {
+	s := start(t, t.TempDir(), nil)
+	if err := tell(t.Context(), s.Server, func(o *owner) { o.every = 5 }); err != nil {
+		t.Fatal(err)
+	}
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.AddBundle(t.Context(), operator, seal(t, key, "p")); err != nil {
+		t.Fatal(err)
+	}
+	g := s.join(t, enrol.TokenOptions{Mode: fleet.ModeAct})
+	g.say(t, nil)
+	id, err := s.Command(t.Context(), operator, control.Command{Verb: control.Start, Policy: onePolicy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var was wire.Desired
+	g.until(t, func() bool { was, _ = g.orders(t); return was.Live != "" })
+	for range 4 {
+		for _, verb := range []control.Verb{control.Pause, control.Resume} {
+			if _, err := s.Command(t.Context(), operator, control.Command{Verb: verb, Rollout: id}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var saved uint64
+	g.until(t, func() bool {
+		err := tell(t.Context(), s.Server, func(o *owner) {
+			if o.history.last < o.saved+o.every { // nothing more to save
+				saved = o.saved
+			}
+		})
+		return err == nil && saved > 0
+	})
+	s.stop()
+	again := start(t, s.dir, nil)
+	var from uint64
+	if err := tell(t.Context(), again.Server, func(o *owner) { from = o.saved }); err != nil {
+		t.Fatal(err)
+	}
+	if from != saved {
+		t.Errorf("started from the snapshot at %d, want %d", from, saved)
+	}
+	g.connect(t, again.url(t))
+	if d, permit := g.orders(t); d.Live != was.Live || d.Generation != was.Generation || permit == nil {
+		t.Errorf("after the restart %+v with permit %v, before %+v", d, permit, was)
+	}
+	records, err := again.Audit(t.Context(), 0, 10000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := map[string]bool{}
+	for _, r := range records {
+		if r.Key != "" && keys[r.Key] {
+			t.Errorf("%s is in the audit twice", r.Key)
+		}
+		keys[r.Key] = true
+	}
+}

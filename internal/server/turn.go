@@ -159,7 +159,7 @@ func (o *owner) hold(err error) error {
 
 // snapshot stores the state now and then, so that a start replays little.
 func (o *owner) snapshot(ctx context.Context) error {
-	if o.held != "" || o.history.last < o.saved+snapshotEvery {
+	if o.held != "" || o.history.last < o.saved+o.every {
 		return nil
 	}
 	data, err := o.state.Snapshot()
