@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -148,15 +149,21 @@ func (b *builder) plan(ctx context.Context) error {
 	for _, p := range sources.Ignored {
 		b.notes = append(b.notes, p+" is no part of the running kernel and was left out")
 	}
-	refusals := fileRefusals(sources)
+	if len(sources.Refusals) > 0 {
+		return &elfdiff.RefusedError{Refusals: fileRefusals(sources.Refusals)}
+	}
 	index, err := kbuild.LoadIndex(ctx, b.Kit, b.Progress)
 	if err != nil {
 		return err
 	}
+	included := sources.Headers
+	var unbuilt []elfdiff.Refusal
 	for _, source := range sources.Compile {
 		units, err := index.Units(source)
 		if refused, ok := errors.AsType[*kbuild.RefusedError](err); ok {
-			refusals = append(refusals, elfdiff.Refusal{Class: ClassFile, Symbol: source, Why: refused.Why,
+			// Some C files are only ever included by others.
+			included = append(included, source)
+			unbuilt = append(unbuilt, elfdiff.Refusal{Class: ClassFile, Symbol: source, Why: refused.Why,
 				Hint: "leave the file out of the patch if this kernel does not need it"})
 			continue
 		}
@@ -165,23 +172,49 @@ func (b *builder) plan(ctx context.Context) error {
 		}
 		b.units = append(b.units, units...)
 	}
-	switch {
-	case len(refusals) > 0:
-		return &elfdiff.RefusedError{Refusals: refusals}
-	case len(b.units) == 0:
+	if err := b.addIncluders(ctx, index, included, unbuilt); err != nil {
+		return err
+	}
+	if len(b.units) == 0 {
 		return ErrUnchanged
 	}
 	return nil
 }
 
-func fileRefusals(s patch.Sources) []elfdiff.Refusal {
-	var out []elfdiff.Refusal
-	for _, r := range s.Refusals {
-		out = append(out, elfdiff.Refusal{Class: ClassFile, Symbol: r.Path, Why: r.Why, Hint: r.Hint})
+// addIncluders adds the objects whose sources include a changed file and differ
+// by it. A C file that nothing is built from and nothing includes is refused.
+func (b *builder) addIncluders(ctx context.Context, index *kbuild.Index, included []string, unbuilt []elfdiff.Refusal) error {
+	if len(included) == 0 {
+		return nil
 	}
-	for _, h := range s.Headers {
-		out = append(out, elfdiff.Refusal{Class: ClassFile, Symbol: h, Why: "a changed header changes every object that includes it",
-			Hint: "repeat the changed definition, under another name, in the C files that need it"})
+	graph, err := kbuild.LoadIncludes(ctx, b.Kit, index, b.Progress)
+	if err != nil {
+		return err
+	}
+	var refusals []elfdiff.Refusal
+	for _, r := range unbuilt {
+		if len(graph.Users(index, []string{r.Symbol})) == 0 {
+			refusals = append(refusals, r)
+		}
+	}
+	if len(refusals) > 0 {
+		return &elfdiff.RefusedError{Refusals: refusals}
+	}
+	b.Progress("finding the objects that the changed headers reach")
+	units, err := b.compiler().Affected(ctx, index, graph, included, b.units, b.work, b.applied.Files, b.Progress)
+	if many, ok := errors.AsType[*kbuild.TooManyError](err); ok {
+		return &elfdiff.RefusedError{Refusals: []elfdiff.Refusal{{Class: ClassFile, Symbol: strings.Join(many.Files, ", "),
+			Why:  fmt.Sprintf("%d objects include it, more than the %d that a build looks at", many.Objects, kbuild.MaxAffected),
+			Hint: "repeat the changed definition, under another name, in the C files that need it"}}}
+	}
+	b.units = append(b.units, units...)
+	return err
+}
+
+func fileRefusals(refusals []patch.Refusal) []elfdiff.Refusal {
+	var out []elfdiff.Refusal
+	for _, r := range refusals {
+		out = append(out, elfdiff.Refusal{Class: ClassFile, Symbol: r.Path, Why: r.Why, Hint: r.Hint})
 	}
 	return out
 }

@@ -256,6 +256,7 @@ func TestBuildRefusals(t *testing.T) {
 		{"init code", edited(t, k, "fs/proc/version.c", `proc_create_single("version"`, `proc_create_single("edition"`), elfdiff.ClassInit, "proc_version_init"},
 		{"initial value", edited(t, k, "fs/pipe.c", "unsigned int pipe_max_size = 1048576;", "unsigned int pipe_max_size = 2097152;"), elfdiff.ClassData, "pipe_max_size"},
 		{"layout of a structure", edited(t, k, "fs/eventpoll.c", "\t/* The \"container\" of this item */", "\tint added;\n\t/* The \"container\" of this item */"), elfdiff.ClassType, "struct epitem"},
+		{"a header of everything", edited(t, k, "include/linux/sched.h", "\tTASK_COMM_LEN = 16,", "\tTASK_COMM_LEN = 32,"), ClassFile, "include/linux/sched.h"},
 		{"library", edited(t, k, "lib/string.c", "int strcmp(const char *cs, const char *ct)\n{", "int strcmp(const char *cs, const char *ct)\n{\n\tbarrier();"), ClassFile, "lib/string.c"},
 		{"assembly", edited(t, k, "arch/x86/entry/entry_64.S", "SYM_CODE_START(entry_SYSCALL_64)", "SYM_CODE_START(entry_SYSCALL_64)\n\tnop"), ClassFile, "arch/x86/entry/entry_64.S"},
 		{"not built", edited(t, k, "kernel/kcsan/core.c", "#define pr_fmt(fmt) \"kcsan: \" fmt", "#define pr_fmt(fmt) \"csan: \" fmt"), ClassFile, "kernel/kcsan/core.c"},
@@ -296,5 +297,23 @@ func TestBuildErrors(t *testing.T) {
 	}
 	if _, ok := errors.AsType[*patch.ConflictError](build(Input{Name: "prose", Text: []byte("no diff\n")})); !ok {
 		t.Error("prose is not refused as a patch")
+	}
+}
+
+// An inline function in a header changes the functions of every object that it ends up in.
+func TestBuildHeader(t *testing.T) {
+	k := testKit(t, testCache(t), testKernel)
+	input := edited(t, k, "net/packet/internal.h", "static inline struct packet_sock *pkt_sk(struct sock *sk)\n{", "static inline struct packet_sock *pkt_sk(struct sock *sk)\n{\n\tbarrier();\n\tasm volatile(\"nop\");")
+	out, err := Build(t.Context(), options(t, k, "header", input))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]string{"net/packet/af_packet.o", "net/packet/diag.o"}, out.Manifest.Evidence.Objects); d != "" {
+		t.Error(d)
+	}
+	checkModule(t, k, out)
+	comment := edited(t, k, "net/packet/internal.h", "static inline struct packet_sock *pkt_sk(struct sock *sk)\n{", "/* moved */\n\nstatic inline struct packet_sock *pkt_sk(struct sock *sk)\n{")
+	if _, err := Build(t.Context(), options(t, k, "comment", comment)); !errors.Is(err, ErrUnchanged) {
+		t.Errorf("a comment in a header: %v, want ErrUnchanged", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -163,7 +164,7 @@ func (b *builder) check(ctx context.Context, img *proof.Image, p *part) (*proof.
 
 // retpoline says whether the kernel's modules declare that they were built with retpolines.
 func (b *builder) retpoline() (bool, error) {
-	for name := range b.Kit.Modules {
+	for _, name := range slices.Sorted(maps.Keys(b.Kit.Modules)) {
 		m, err := b.Kit.ReadModule(name)
 		if err != nil {
 			return false, err

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -61,14 +62,19 @@ func (e *CompileError) Unwrap() error { return e.Err }
 // is what makes two objects comparable piece by piece.
 func extraFlags() []string { return []string{"-ffunction-sections", "-fdata-sections"} }
 
+// treeFolder is where a working folder holds the patched tree.
+const treeFolder = "tree"
+
 // Compile makes both objects of every unit: the originals from the kit's tree,
 // the patched ones with files (path in the tree to patched content) in their
 // place. Temporary files go to work, which must exist; the results are in it or
 // in the kit's cache. Errors are a *CompileError where a compiler said no.
 func (b *Builder) Compile(ctx context.Context, work string, units []Unit, files map[string][]byte) ([]Pair, error) {
-	tree := filepath.Join(work, "tree")
-	if err := plantTree(tree, b.Kit.Source(), files); err != nil {
-		return nil, err
+	tree := filepath.Join(work, treeFolder)
+	if _, err := os.Stat(tree); errors.Is(err, os.ErrNotExist) {
+		if err := plantTree(tree, b.Kit.Source(), files, crooked(units)); err != nil {
+			return nil, err
+		}
 	}
 	pairs := make([]Pair, len(units))
 	group, ctx := errgroup.WithContext(ctx)
@@ -89,6 +95,19 @@ func (b *Builder) Compile(ctx context.Context, work string, units []Unit, files 
 		return nil, err
 	}
 	return pairs, nil
+}
+
+// crooked lists the folders that the units' commands reach by going up.
+func crooked(units []Unit) []string {
+	var folders []string
+	for _, u := range units {
+		for _, f := range append(searched(u), path.Dir(u.Source)) {
+			if path.Clean(f) != strings.TrimPrefix(f, "./") {
+				folders = append(folders, f)
+			}
+		}
+	}
+	return folders
 }
 
 // Jobs is how many compilations run at once.
@@ -125,7 +144,7 @@ func (b *Builder) object(ctx context.Context, j job) (string, error) {
 	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
 		return "", fmt.Errorf("compile %s: %w", u.Source, err)
 	}
-	if err := b.run(ctx, j, j.tree, slices.Concat(u.Compile, j.extra, []string{"-c", "-o", out, u.Source})); err != nil {
+	if err := b.compile(ctx, j, out); err != nil {
 		return "", err
 	}
 	if u.Objtool != nil {
@@ -138,6 +157,54 @@ func (b *Builder) object(ctx context.Context, j job) (string, error) {
 		return out, nil
 	}
 	return out, keep(out, cached)
+}
+
+// compile runs the compiler. Where the original lacks a file that the kernel's
+// build generates for some folders only, make is asked for the object once: that
+// brings the file, for every later build too.
+func (b *Builder) compile(ctx context.Context, j job, out string) error {
+	argv := slices.Concat(j.unit.Compile, j.extra, []string{"-c", "-o", out, j.unit.Source})
+	err := b.run(ctx, j, j.tree, argv)
+	e, ok := errors.AsType[*CompileError](err)
+	if !ok || !strings.Contains(e.Output, "fatal error:") || !strings.Contains(e.Output, "No such file or directory") {
+		return err
+	}
+	made, merr := b.generate(ctx, j.unit)
+	if merr != nil {
+		return fmt.Errorf("%w; generating what it needs: %w", err, merr)
+	}
+	if !made {
+		return err
+	}
+	if j.patch != nil {
+		if err := linkNew(j.tree, b.Kit.Source(), filepath.Dir(j.unit.Source)); err != nil {
+			return err
+		}
+	}
+	return b.run(ctx, j, j.tree, argv)
+}
+
+// generate lets make build the original object in the kit's tree, for the files
+// that come with it; false if that was done before.
+func (b *Builder) generate(ctx context.Context, u Unit) (bool, error) {
+	mark := filepath.Join(b.Kit.Cache(), "generated", strings.ReplaceAll(path.Clean(u.Object), "/", "_"))
+	if err := os.MkdirAll(filepath.Dir(mark), 0o755); err != nil {
+		return false, err
+	}
+	unlock, err := kit.Lock(ctx, filepath.Join(b.Kit.Cache(), "make.lock"))
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	if _, err := os.Stat(mark); err == nil {
+		return true, nil // by the other side of the pair, or another build
+	}
+	j := job{unit: u}
+	argv := slices.Concat([]string{"make"}, kit.MakeArgs(b.Kit.Dir, b.Kit.Compiler, b.Kit.Release()), []string{path.Clean(u.Object)})
+	if err := b.run(ctx, j, b.Kit.Source(), argv); err != nil {
+		return false, err
+	}
+	return true, os.WriteFile(mark, nil, 0o644)
 }
 
 // keep copies an object into the cache, whole or not at all.

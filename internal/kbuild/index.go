@@ -65,7 +65,8 @@ func newIndex(units []Unit) *Index {
 	for _, u := range units {
 		if !seen[u.Object] {
 			seen[u.Object] = true
-			x.units[u.Source] = append(x.units[u.Source], u)
+			source := path.Clean(u.Source) // amdgpu names some as amdgpu/../display/x.c
+			x.units[source] = append(x.units[source], u)
 		}
 	}
 	return x

@@ -2,6 +2,7 @@ package kbuild
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -107,22 +108,34 @@ func TestPlantTree(t *testing.T) {
 		}
 	}
 	files := map[string][]byte{"fs/a.c": []byte("patched"), "mm/gone.c": nil, "fs/new/n.h": []byte("new")}
-	if err := plantTree(dir, source, files); err != nil {
-		t.Fatal(err)
-	}
-	for name, want := range map[string]string{"Makefile": "Makefile", "fs/a.c": "patched", "fs/a.h": "fs/a.h",
-		"fs/ext4/b.c": "fs/ext4/b.c", "fs/ext4/../a.c": "patched", "mm/c.c": "mm/c.c", "fs/new/n.h": "new"} {
-		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
-			t.Errorf("%s is %q, %v; want %q", name, got, err, want)
+	for _, all := range []bool{false, true} {
+		dir := filepath.Join(dir, fmt.Sprint(all))
+		var folders []string
+		if all {
+			folders = []string{"mm/../fs/ext4"}
 		}
-	}
-	if _, err := os.Stat(filepath.Join(dir, "mm/gone.c")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the deleted file: %v, want it gone", err)
+		if err := plantTree(dir, source, files, folders); err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]string{"Makefile": "Makefile", "fs/a.c": "patched", "fs/a.h": "fs/a.h",
+			"fs/ext4/b.c": "fs/ext4/b.c", "mm/c.c": "mm/c.c", "fs/new/n.h": "new"} {
+			if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
+				t.Errorf("%s is %q, %v; want %q", name, got, err, want)
+			}
+		}
+		if _, err := os.Stat(filepath.Join(dir, "mm/gone.c")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the deleted file: %v, want it gone", err)
+		}
+		// Behind a link, going up leads into the original tree; with real folders it does not.
+		up, err := os.ReadFile(dir + "/fs/ext4/../a.c")
+		if want := map[bool]string{false: "fs/a.c", true: "patched"}[all]; err != nil || string(up) != want {
+			t.Errorf("all=%v: fs/ext4/../a.c is %q, %v; want %q", all, up, err, want)
+		}
 	}
 	if got, err := os.ReadFile(filepath.Join(source, "fs/a.c")); err != nil || string(got) != "fs/a.c" {
 		t.Errorf("the source tree changed: %q, %v", got, err)
 	}
-	if err := plantTree(filepath.Join(t.TempDir(), "x"), source, map[string][]byte{"../x.c": nil}); err == nil {
+	if err := plantTree(filepath.Join(t.TempDir(), "x"), source, map[string][]byte{"../x.c": nil}, nil); err == nil {
 		t.Error("a path outside of the tree is accepted")
 	}
 }
@@ -231,4 +244,105 @@ func FuzzParseUnits(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What may include a header is found through other headers, by going up, and by search folders.
+func TestIncludes(t *testing.T) {
+	root := t.TempDir()
+	for name, text := range map[string]string{
+		"fs/a.c":                 "#include <linux/deep.h>\n",
+		"fs/sub/b.c":             " # include \"../near.h\"\n",
+		"fs/c.c":                 "int c; // #include \"near.h\"\n#include TRACE\n",
+		"fs/d.c":                 "#include \"a.c\"\n",
+		"fs/near.h":              "",
+		"include/linux/deep.h":   "#include <linux/deeper.h>\n",
+		"include/linux/deeper.h": "",
+		"include/linux/all.h":    "#include <linux/forced.h>\n",
+		"include/linux/forced.h": "",
+		"include/linux/alone.h":  "",
+	} {
+		path := filepath.Join(root, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var units []Unit
+	for _, s := range []string{"fs/a.c", "fs/sub/b.c", "fs/c.c", "fs/d.c"} {
+		units = append(units, Unit{Object: s + ".o", Source: s, Compile: []string{"gcc", "-I./include", "-include", "./include/linux/all.h"}})
+	}
+	x := newIndex(units)
+	g, err := scanIncludes(t.Context(), root, x)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string][]string{
+		"include/linux/deeper.h": {"fs/a.c", "fs/d.c"},
+		"fs/near.h":              {"fs/sub/b.c"},
+		"fs/a.c":                 {"fs/d.c"},
+		"include/linux/alone.h":  nil,
+		"include/linux/forced.h": {"fs/a.c", "fs/c.c", "fs/d.c", "fs/sub/b.c"},
+		"include/linux/all.h":    {"fs/a.c", "fs/c.c", "fs/d.c", "fs/sub/b.c"},
+	} {
+		if d := cmp.Diff(want, g.Users(x, []string{file})); d != "" {
+			t.Errorf("%s: %s", file, d)
+		}
+	}
+	file := filepath.Join(t.TempDir(), includesFile)
+	if err := storeGzip(file, g); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := readIncludes(file); err != nil || cmp.Diff(g, again) != "" {
+		t.Errorf("the stored graph differs: %v", err)
+	}
+}
+
+// Only sources whose text differs by the header count, also where they reach it by going up.
+func TestAffected(t *testing.T) {
+	b, units := smallKit(t)
+	gcc := units[0].Compile[0]
+	for name, text := range map[string]string{
+		"fs/sub/up.c": "#include \"../x.h\"\nconst char *up(void) { return X; }\n",
+		"fs/not.c":    "#if 0\n#include \"x.h\"\n#endif\nint not;\n",
+	} {
+		path := filepath.Join(b.Kit.Source(), name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		units = append(units, Unit{Object: strings.TrimSuffix(name, "c") + "o", Source: name, Compile: []string{gcc, "-O2"}})
+	}
+	x := newIndex(units)
+	g, err := scanIncludes(t.Context(), b.Kit.Source(), x)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string][]string{
+		"#define X \" other\"\n":                 {"fs/sub/up.o", "fs/x.o"},
+		"/* moved */\n\n#define X \" header\"\n": nil,
+	} {
+		files, work := map[string][]byte{"fs/x.h": []byte(text)}, t.TempDir()
+		affected, err := b.Affected(t.Context(), x, g, []string{"fs/x.h"}, nil, work, files, func(string) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, u := range affected {
+			got = append(got, u.Object)
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%q: %s", text, d)
+		}
+		pairs, err := b.Compile(t.Context(), work, affected, files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range pairs {
+			if data, err := os.ReadFile(p.Patched); err != nil || !strings.Contains(string(data), " other\x00") {
+				t.Errorf("%s was not compiled with the patched header: %v", p.Unit.Object, err)
+			}
+		}
+	}
+	known, err := b.Affected(t.Context(), x, g, []string{"fs/x.h"}, units, t.TempDir(), map[string][]byte{"fs/x.h": nil}, func(string) {})
+	if err != nil || len(known) != 0 {
+		t.Errorf("units that are compiled anyway are looked at again: %v, %v", known, err)
+	}
 }

@@ -66,7 +66,7 @@ func (c *Cache) Fetch(ctx context.Context, ref Ref) (*Kit, error) {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return nil, fmt.Errorf("fetch %s: %w", ref, err)
 	}
-	unlock, err := lock(ctx, dir+".lock")
+	unlock, err := Lock(ctx, dir+".lock")
 	if err != nil {
 		return nil, fmt.Errorf("fetch %s: %w", ref, err)
 	}
@@ -128,8 +128,8 @@ func describe(dir string) Entry {
 	return e
 }
 
-// lock takes an exclusive lock on path, waiting while another process holds it.
-func lock(ctx context.Context, path string) (unlock func(), err error) {
+// Lock takes an exclusive lock on path between processes, waiting while another process holds it.
+func Lock(ctx context.Context, path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)

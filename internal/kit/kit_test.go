@@ -237,17 +237,17 @@ func TestStepsResume(t *testing.T) {
 
 func TestLockWaits(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.lock")
-	unlock, err := lock(t.Context(), path)
+	unlock, err := Lock(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if _, err := lock(ctx, path); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := Lock(ctx, path); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a second lock gave %v, want a wait until the deadline", err)
 	}
 	unlock()
-	again, err := lock(t.Context(), path)
+	again, err := Lock(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -327,7 +329,7 @@ func (m *maker) listModules() error {
 	if err != nil {
 		return fmt.Errorf("list modules: %w", err)
 	}
-	for name := range m.kit.Modules {
+	for _, name := range slices.Sorted(maps.Keys(m.kit.Modules)) {
 		mod, err := m.kit.ReadModule(name)
 		if err != nil {
 			return err

@@ -17,7 +17,7 @@ func (c *Cache) SourceFiles(ctx context.Context, ref Ref, version string, paths 
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("read source %s: %w", version, err)
 	}
-	unlock, err := lock(ctx, dir+".lock")
+	unlock, err := Lock(ctx, dir+".lock")
 	if err != nil {
 		return nil, fmt.Errorf("read source %s: %w", version, err)
 	}
