@@ -166,8 +166,8 @@ func TestBuildExamples(t *testing.T) {
 		want   []string
 	}{
 		{"good", []Input{example(t, "proc-version.patch")}, []string{"vmlinux:version_proc_show,0"}},
-		{"bad", []Input{example(t, "proc-version.patch"), example(t, "proc-softirqs-oops.patch")},
-			[]string{"vmlinux:show_softirqs,0", "vmlinux:version_proc_show,0"}},
+		{"bad", []Input{example(t, "proc-version.patch"), example(t, "proc-kmsg-oops.patch")},
+			[]string{"vmlinux:kmsg_open,0", "vmlinux:version_proc_show,0"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			o := options(t, k, "demo-"+tc.name, tc.inputs...)
@@ -215,7 +215,7 @@ func TestBuildIsReproducible(t *testing.T) {
 	if !bytes.Equal(one.Module, two.Module) || one.Manifest.Module != two.Manifest.Module {
 		t.Error("two builds of one patch differ")
 	}
-	if other := build(false, example(t, "proc-softirqs-oops.patch")); other.Manifest.Module == one.Manifest.Module {
+	if other := build(false, example(t, "proc-kmsg-oops.patch")); other.Manifest.Module == one.Manifest.Module {
 		t.Errorf("two patches make modules of one name, %s", other.Manifest.Module)
 	}
 }

@@ -141,7 +141,7 @@ func TestParseRefusesWhatItCannotRead(t *testing.T) {
 func TestSort(t *testing.T) {
 	r := Result{Files: map[string][]byte{}, New: map[string]bool{"fs/new.c": true}}
 	for _, p := range []string{"fs/ext4/mballoc.c", "include/linux/fs.h", "Documentation/x.rst", "tools/testing/a.c", "lib/string.c",
-		"lib/zstd/a.c", "arch/x86/entry/entry_64.S", "arch/x86/entry/vdso/vma.c", "fs/Makefile", "fs/new.c", "tools/objtool/a.c"} {
+		"lib/zstd/a.c", "arch/x86/entry/entry_64.S", "arch/x86/entry/vdso/vma.c", "fs/Makefile", "fs/new.c", "tools/objtool/a.c", "tools/lib/bpf/relo_core.c"} {
 		r.Files[p] = []byte("x")
 	}
 	r.Files["fs/gone.c"] = nil
@@ -155,7 +155,7 @@ func TestSort(t *testing.T) {
 	}
 	got := [][]string{s.Compile, s.Headers, s.Ignored, refused}
 	want := [][]string{
-		{"fs/ext4/mballoc.c", "lib/zstd/a.c"}, {"include/linux/fs.h"}, {"Documentation/x.rst", "tools/testing/a.c"},
+		{"fs/ext4/mballoc.c", "lib/zstd/a.c", "tools/lib/bpf/relo_core.c"}, {"include/linux/fs.h"}, {"Documentation/x.rst", "tools/testing/a.c"},
 		{"arch/x86/entry/entry_64.S", "arch/x86/entry/vdso/vma.c", "fs/Makefile", "fs/gone.c", "fs/new.c", "lib/string.c", "tools/objtool/a.c"},
 	}
 	if d := cmp.Diff(want, got); d != "" {

@@ -77,7 +77,8 @@ func refuse(p string) (why, hint string) {
 		{"usr/", "the built-in initramfs has been used already"},
 		{"certs/", "built-in certificates are data that exists already"},
 	} {
-		if strings.HasPrefix(p, place.prefix) {
+		// tools/lib/bpf/relo_core.c is the one tool source that the kernel is built from as well.
+		if strings.HasPrefix(p, place.prefix) && p != "tools/lib/bpf/relo_core.c" {
 			return place.why, rebootHint
 		}
 	}
