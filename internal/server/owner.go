@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
@@ -56,14 +57,13 @@ type host struct {
 	seen   time.Time   // last sign of life
 }
 
-// labels are what the host is selected by: what it says, overridden by what its token bound.
+// labels are what the host is selected by: what it says, overridden by what
+// its token bound, and its id, which nothing overrides.
 func (h *host) labels() fleet.Labels {
-	out := fleet.Labels{"host": string(h.reg.Host), "name": h.reg.Name}
-	for _, from := range []fleet.Labels{h.report.Labels, h.reg.Labels} {
-		for k, v := range from {
-			out[k] = v
-		}
-	}
+	out := fleet.Labels{"name": h.reg.Name}
+	maps.Copy(out, h.report.Labels)
+	maps.Copy(out, h.reg.Labels)
+	out["host"] = string(h.reg.Host)
 	return out
 }
 

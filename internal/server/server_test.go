@@ -334,11 +334,11 @@ func TestRevokedHostStaysOut(t *testing.T) {
 func TestModeIsOrdered(t *testing.T) {
 	s := start(t, t.TempDir(), nil)
 	g := s.join(t, enrol.TokenOptions{Labels: fleet.Labels{"tier": "rc"}})
-	g.say(t, func(r *wire.Report) { r.Labels = fleet.Labels{"tier": "prod", "zone": "a"} })
+	g.say(t, func(r *wire.Report) { r.Labels = fleet.Labels{"tier": "prod", "zone": "a", "host": "another"} })
 	if d, _ := g.orders(t); d.Mode != fleet.ModeObserve || d.Epoch != 1 || d.Live != "" || d.Generation == 0 {
 		t.Errorf("desired %+v", d)
 	}
-	for text, want := range map[string]int{"tier=prod": 0, "tier=rc,zone=a": 1} {
+	for text, want := range map[string]int{"tier=prod": 0, "host=another": 0, "tier=rc,zone=a": 1} {
 		sel, err := fleet.ParseSelector(text)
 		if err != nil {
 			t.Fatal(err)
