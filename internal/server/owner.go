@@ -34,7 +34,8 @@ type owner struct {
 	state   *control.State
 	history history
 	permits permits
-	pending []decided // applied and not audited yet
+	pending []decided             // applied and not audited yet
+	unsaved map[fleet.HostID]bool // hosts whose last report is not in the store
 
 	// dirty: something changed that a decision may rest on.
 	dirty bool
@@ -72,6 +73,7 @@ func newOwner(ctx context.Context, s *Server) (*owner, error) {
 		server: s, store: s.store, log: s.log, key: s.identity.OrdersKey(), epoch: s.lease.Epoch(),
 		hosts: map[fleet.HostID]*host{}, catalog: map[bundle.Digest]store.CatalogEntry{},
 		view: control.NewView(), permits: permits{issued: map[string]issued{}}, looked: time.Now(), every: snapshotEvery,
+		unsaved: map[fleet.HostID]bool{},
 	}
 	for _, load := range []func(context.Context) error{o.loadHosts, o.loadCatalog, o.loadState} {
 		if err := load(ctx); err != nil {

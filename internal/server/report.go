@@ -101,11 +101,25 @@ func (o *owner) heard(id fleet.HostID, r wire.Report, now time.Time) {
 	if !changed {
 		return
 	}
-	if err := o.store.SaveReport(store.LastReport{At: now, Report: r}); err != nil {
-		o.log.Warn("report not saved", "host", id, "err", err)
-	}
+	o.unsaved[id] = true
 	o.log.Info("host reports", "host", id, "phase", r.Phase, "generation", r.Generation, "reason", r.Reason)
 	o.dirty = true
+}
+
+// saveReports writes what hosts said last, as far as the disk keeps up: the
+// newest of each is enough, and a lost one is told again.
+func (o *owner) saveReports() {
+	for id := range o.unsaved {
+		if !o.store.RoomForReport() {
+			return
+		}
+		h := o.hosts[id]
+		if err := o.store.SaveReport(store.LastReport{At: h.told, Report: h.report}); err != nil {
+			o.log.Warn("report not saved", "host", id, "err", err)
+			return
+		}
+		delete(o.unsaved, id)
+	}
 }
 
 // saneEpoch bounds the epoch that a host may make the server follow.

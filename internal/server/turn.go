@@ -69,6 +69,7 @@ func (o *owner) turn(ctx context.Context, now time.Time) error {
 		o.wake(now)
 	}
 	o.looked = now
+	o.saveReports()
 	if err := o.settle(ctx); err != nil {
 		return err
 	}

@@ -103,6 +103,12 @@ func (s *Store) SaveReport(r LastReport) error {
 	return nil
 }
 
+// reportsPending bounds how many reports are on their way to the disk.
+const reportsPending = 1000
+
+// RoomForReport says whether SaveReport would go through without waiting.
+func (s *Store) RoomForReport() bool { return s.js.PublishAsyncPending() < reportsPending }
+
 // Reports lists the last report of every host.
 func (s *Store) Reports(ctx context.Context) ([]LastReport, error) {
 	return list[LastReport](ctx, s.reports)
