@@ -35,9 +35,10 @@ the exit code is 0 only if all of them are as they must be.
 	f := cmd.Flags()
 	f.StringVar(&o.Kernel, "kernel", "", "debian:RELEASE (default: the newest 6.1.0-N-amd64 that the archive offers)")
 	f.IntVar(&o.Hosts, "hosts", 3, "number of hosts, at least 2")
-	f.Float64Var(&o.Rate, "rate", 20, "requests per second")
+	f.Float64Var(&o.Rate, "rate", 30, "requests per second")
 	f.StringVar(&o.Dir, "work", "", "folder for what the demo makes (default: a new temporary one, removed at the end)")
 	f.StringVar(&breaks, "break", "", "break something on purpose: revert or cut")
+	f.DurationVar(&o.Patience, "patience", 90*time.Second, "how long the bad patch may take to come off")
 	f.BoolVar(&o.Keep, "keep", false, "leave the lab running at the end")
 	f.DurationVar(&limit, "limit", 20*time.Minute, "give up after this time")
 	return cmd

@@ -16,7 +16,7 @@ import (
 
 // goodPolicy: one canary, then everybody. Soaks are short because this is a demo.
 func goodPolicy() string {
-	return policyFor(goodName, "5s")
+	return policyFor(goodName, "10s")
 }
 
 // badPolicy soaks the canary long enough for its first user to come by.
@@ -29,7 +29,7 @@ func policyFor(name, soak string) string {
 target: {live: %s}
 waves:
   - {name: canary, size: 1, soak: %s}
-  - {name: everybody, size: 100%%, soak: 2s}
+  - {name: everybody, size: 100%%, soak: 5s}
 gate:
   crashes: {cap: {excess: 1/1000, within: 24h}}
   onInconclusive: continue   # three hosts can never be proof; the cap and the hard rules still stand
@@ -88,7 +88,7 @@ func (p *play) badFix(ctx context.Context) error {
 	if err := p.fails(ctx, "lab", "exec", "--dir", p.state, canary.Name, "--", "head", "-c1", "/proc/kmsg"); err != nil {
 		return err
 	}
-	watch, cancel := context.WithTimeout(ctx, 90*time.Second)
+	watch, cancel := context.WithTimeout(ctx, p.Patience)
 	defer cancel()
 	// The exit code of watch tells of a rollout that did not end well; so it must here.
 	if err := p.fails(watch, "rollout", "watch", id); err != nil {

@@ -37,6 +37,8 @@ type Options struct {
 	Rate   float64 // requests per second
 	Break  Break
 	Out    io.Writer
+	// Patience is how long the bad patch may take to come off.
+	Patience time.Duration
 	// Keep leaves the lab running at the end.
 	Keep bool
 }

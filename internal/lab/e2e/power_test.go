@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"math/rand/v2"
-	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -165,34 +163,4 @@ func (w *world) startServer() {
 		_, err := w.try("hosts")
 		return err == nil
 	})
-}
-
-// TestDemoSeesWhatIsBroken plays the demo with something broken on purpose:
-// its checks must fail, or its success would prove nothing.
-func TestDemoSeesWhatIsBroken(t *testing.T) {
-	w := newWorld(t)
-	w.kit(amd64)
-	for broken, sign := range map[string]string{
-		"revert": "bad_patch=loaded-on-",
-		"cut":    "failed=",
-	} {
-		t.Run(broken, func(t *testing.T) {
-			cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "afloat"), "lab", "demo",
-				"--kernel", amd64, "--break", broken, "--limit", "4m")
-			cmd.Env = os.Environ()
-			out, err := cmd.CombinedOutput()
-			if err == nil {
-				t.Fatalf("the demo passed with a broken %s:\n%s", broken, out)
-			}
-			var last string
-			for line := range strings.Lines(string(out)) {
-				if strings.HasPrefix(line, "demo: ") {
-					last = line
-				}
-			}
-			if !strings.Contains(last, sign) || strings.Contains(last, "failed=0 bad_patch=reverted") {
-				t.Errorf("the last line does not show it: %s\n%s", last, out)
-			}
-		})
-	}
 }
