@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -164,14 +165,15 @@ func (b *builder) check(ctx context.Context, img *proof.Image, p *part) (*proof.
 
 // retpoline says whether the kernel's modules declare that they were built with retpolines.
 func (b *builder) retpoline() (bool, error) {
-	for _, name := range slices.Sorted(maps.Keys(b.Kit.Modules)) {
-		m, err := b.Kit.ReadModule(name)
-		if err != nil {
-			return false, err
-		}
-		return m.Retpoline, nil
+	names := slices.Sorted(maps.Keys(b.Kit.Modules))
+	if len(names) == 0 {
+		return false, errors.New("read modules: the kernel ships none")
 	}
-	return false, nil
+	m, err := b.Kit.ReadModule(names[0])
+	if err != nil {
+		return false, err
+	}
+	return m.Retpoline, nil
 }
 
 // hashDigits of a module's own hash stand in its name.

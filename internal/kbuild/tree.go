@@ -46,7 +46,7 @@ func plantTree(dir, source string, files map[string][]byte, folders []string) er
 // a/b/../c these are a, a/b and a/c.
 func addFolder(real map[string]bool, folder string) {
 	at := "."
-	for _, step := range strings.Split(filepath.ToSlash(folder), "/") {
+	for step := range strings.SplitSeq(filepath.ToSlash(folder), "/") {
 		at = filepath.Join(at, step)
 		real[at] = true
 	}

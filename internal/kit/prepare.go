@@ -329,15 +329,16 @@ func (m *maker) listModules() error {
 	if err != nil {
 		return fmt.Errorf("list modules: %w", err)
 	}
-	for _, name := range slices.Sorted(maps.Keys(m.kit.Modules)) {
-		mod, err := m.kit.ReadModule(name)
-		if err != nil {
-			return err
-		}
-		m.kit.Vermagic = mod.Vermagic
-		return nil
+	names := slices.Sorted(maps.Keys(m.kit.Modules))
+	if len(names) == 0 {
+		return errors.New("list modules: the kernel ships none")
 	}
-	return errors.New("list modules: the kernel ships none")
+	mod, err := m.kit.ReadModule(names[0])
+	if err != nil {
+		return err
+	}
+	m.kit.Vermagic = mod.Vermagic
+	return nil
 }
 
 func (m *maker) listFiles() error {
