@@ -122,6 +122,15 @@ func (v *View) Heard(id fleet.HostID, at time.Time) {
 	}
 }
 
+// Lost notes that nothing came from the host since the given time, although a
+// later sign of life had been noted: its heartbeats were taken as given.
+func (v *View) Lost(id fleet.HostID, since time.Time) {
+	if h := v.hosts[id]; h != nil {
+		h.Heard = since
+		v.dirty = append(v.dirty, id)
+	}
+}
+
 // Bundle notes an entry of the catalog.
 func (v *View) Bundle(d bundle.Digest, m bundle.Manifest, withdrawn bool) {
 	v.changes++

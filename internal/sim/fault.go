@@ -1,0 +1,137 @@
+package sim
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+
+	"afloat/internal/fleet"
+)
+
+// Fault is one thing that goes wrong: NAME[:SHARE][@TIME][+DURATION][?SELECTOR].
+type Fault struct {
+	Name  string
+	Share float64       // chance per host or message, or a factor
+	At    time.Duration // after the start
+	For   time.Duration
+	On    fleet.Selector
+	text  string
+}
+
+func (f Fault) String() string { return f.text }
+
+// Faults lists what can go wrong, with what the parts mean.
+func Faults() map[string]string {
+	return map[string]string{
+		"crash-on-apply": "SHARE of the hosts die within a minute after the patch is on",
+		"oops-on-apply":  "SHARE of the hosts print an oops within a minute after the patch is on, and live",
+		"leak":           "SHARE crashes per host-hour from the patch on",
+		"apply-fails":    "SHARE of the applies end in a stalled transition",
+		"lost":           "SHARE of the messages are lost",
+		"late":           "SHARE of the reports come DURATION late",
+		"twice":          "SHARE of the reports come twice",
+		"cut":            "SHARE of the hosts cannot be heard from TIME on for DURATION",
+		"down":           "SHARE of the hosts (or the selected ones) lose power at TIME for DURATION",
+		"never-returns":  "SHARE of the boots never end",
+		"server-crash":   "the server dies at TIME and another leads after DURATION",
+		"abort":          "an operator aborts at TIME",
+		"pause":          "an operator pauses at TIME and resumes after DURATION",
+		"revert":         "an operator reverts at TIME",
+		"join":           "SHARE of the hosts join only at TIME",
+	}
+}
+
+// ParseFault reads a fault as the command line gives it.
+func ParseFault(s string) (Fault, error) {
+	f := Fault{text: s, Share: 1}
+	rest, sel, has := strings.Cut(s, "?")
+	if has {
+		on, err := fleet.ParseSelector(sel)
+		if err != nil {
+			return f, fmt.Errorf("parse fault %q: %w", s, err)
+		}
+		f.On = on
+	}
+	rest, err := f.times(rest)
+	if err != nil {
+		return f, fmt.Errorf("parse fault %q: %w", s, err)
+	}
+	name, share, has := strings.Cut(rest, ":")
+	if has {
+		if f.Share, err = parseShare(share); err != nil {
+			return f, fmt.Errorf("parse fault %q: %w", s, err)
+		}
+	}
+	if _, known := Faults()[name]; !known {
+		return f, fmt.Errorf("parse fault %q: %q is not a fault", s, name)
+	}
+	f.Name = name
+	return f, nil
+}
+
+// times cuts @TIME and +DURATION off the end.
+func (f *Fault) times(s string) (rest string, err error) {
+	rest, at, has := strings.Cut(s, "@")
+	if !has {
+		rest, lasts, has := strings.Cut(s, "+")
+		if has {
+			f.For, err = time.ParseDuration(lasts)
+		}
+		return rest, err
+	}
+	at, lasts, has := strings.Cut(at, "+")
+	if has {
+		if f.For, err = time.ParseDuration(lasts); err != nil {
+			return rest, err
+		}
+	}
+	f.At, err = time.ParseDuration(at)
+	return rest, err
+}
+
+func parseShare(s string) (float64, error) {
+	a, b, ratio := strings.Cut(s, "/")
+	x, err := strconv.ParseFloat(strings.TrimSuffix(a, "%"), 64)
+	if err != nil {
+		return 0, err
+	}
+	if strings.HasSuffix(a, "%") {
+		x /= 100
+	}
+	if ratio {
+		y, err := strconv.ParseFloat(b, 64)
+		if err != nil {
+			return 0, err
+		}
+		x /= y
+	}
+	if math.IsNaN(x) || math.IsInf(x, 0) || x < 0 {
+		return 0, fmt.Errorf("%q is not a share", s)
+	}
+	return x, nil
+}
+
+// faults is the list of a run, by name.
+type faults []Fault
+
+// chance is the share of the fault for a host, 0 when there is none.
+func (f faults) chance(name string, l fleet.Labels) float64 {
+	sum := 0.0
+	for _, x := range f {
+		if x.Name == name && x.On.Matches(l) {
+			sum += x.Share
+		}
+	}
+	return sum
+}
+
+func (f faults) named(name string) (out []Fault) {
+	for _, x := range f {
+		if x.Name == name {
+			out = append(out, x)
+		}
+	}
+	return out
+}

@@ -1,0 +1,248 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"afloat/internal/bundle"
+	"afloat/internal/converge"
+	"afloat/internal/fleet"
+	"afloat/internal/wire"
+)
+
+// host is one virtual host: the agent's brain over a pretended kernel.
+type host struct {
+	id      fleet.HostID
+	group   *Group
+	labels  fleet.Labels
+	boot    time.Duration // that a boot takes
+	j       converge.Journal
+	boots   int
+	since   time.Duration // when it booted
+	offered *wire.Desired
+	permit  *converge.Permit
+	patches []patch
+	modules []string
+	have    []bundle.Digest
+	seq     uint64
+	last    converge.Action
+	told    told
+	down    bool
+	gone    bool // for ever
+	mute    bool // its messages do not arrive
+	away    bool // has not joined yet
+	quiet   bool // sends nothing of its own
+	loads   map[converge.Key]int
+}
+
+// told is what the last report said, so that only news is sent.
+type told struct {
+	phase      wire.Phase
+	generation uint64
+	boots      int
+	crashes    int
+	live       bundle.Digest
+	mode       fleet.Mode
+}
+
+// patch is a live patch in the pretended kernel.
+type patch struct {
+	converge.Patch
+	digest bundle.Digest
+	until  time.Duration // when its transition ends
+	stall  bool
+}
+
+func (h *host) bootID() string { return fmt.Sprintf("%s/%d", h.id, h.boots) }
+
+// clock is the host's CLOCK_BOOTTIME.
+func (h *host) clock(now time.Duration) time.Duration { return now - h.since + time.Second }
+
+// settle is what the kernel does by itself: a transition ends, and a live
+// patch that replaced the others is alone.
+func (h *host) settle(now time.Duration) {
+	top := -1
+	for i := range h.patches {
+		p := &h.patches[i]
+		p.Transition = p.stall || now < p.until
+		if p.Enabled && !p.Transition {
+			top = i
+		}
+	}
+	kept := h.patches[:0]
+	for i, p := range h.patches {
+		if i >= top && (p.Enabled || p.Transition) {
+			kept = append(kept, p)
+		}
+	}
+	h.patches = kept
+}
+
+func (h *host) observe(w *world, now time.Duration) converge.Observed {
+	h.settle(now)
+	o := converge.Observed{Boot: h.bootID(), Kernel: kernelOf(h.group), Modules: h.modules, Ceiling: fleet.ModeAct,
+		Permit: h.permit, Limits: converge.DefaultLimits()}
+	if h.group.Observe {
+		o.Ceiling = fleet.ModeObserve
+	}
+	for _, p := range h.patches {
+		o.Patches = append(o.Patches, p.Patch)
+	}
+	if h.group.Foreign != "" {
+		o.Patches = append(o.Patches, converge.Patch{Name: h.group.Foreign, Enabled: true})
+	}
+	if _, want := h.target(); slices.Contains(h.have, want) {
+		o.Bundles = w.bundles[want]
+	}
+	return o
+}
+
+func (h *host) target() (converge.Order, bundle.Digest) {
+	if d := h.offered; d != nil && d.Generation > h.j.Desired.Generation {
+		return converge.Order{Generation: d.Generation}, d.Live
+	}
+	return h.j.Target()
+}
+
+// maxSteps bounds what one host does at one moment; more is a loop.
+const maxSteps = 200
+
+// run lets the agent act until it waits, and says when to ask it again.
+func (h *host) run(w *world, now time.Duration) {
+	for range maxSteps {
+		a := converge.Next(h.offered, h.j, h.observe(w, now), h.clock(now))
+		if a.Phase != "" {
+			h.last = a
+		}
+		if a.Kind == converge.Refuse {
+			h.offered = nil
+			continue
+		}
+		if a.Record != nil {
+			a.Record.Time = w.at(now)
+			h.write(w, *a.Record)
+		}
+		if h.effect(w, a, now) {
+			continue
+		}
+		if a.After > 0 {
+			w.schedule(now+a.After, h, evWake)
+		}
+		h.tell(w, now)
+		return
+	}
+	w.fail("host %s: the agent does not come to rest at %s: %+v", h.id, now, h.last)
+}
+
+func (h *host) write(w *world, r converge.Record) {
+	next, err := h.j.Fold(r)
+	if err != nil {
+		w.fail("host %s: %v", h.id, err)
+		return
+	}
+	h.j = next
+}
+
+// effect does what the action asks of the world. It says whether to go on at once.
+func (h *host) effect(w *world, a converge.Action, now time.Duration) bool {
+	switch a.Kind {
+	case converge.Fetch:
+		h.have = append(h.have, a.Digest)
+	case converge.Load:
+		h.load(w, a, now)
+	case converge.Disable:
+		for i := range h.patches {
+			if p := &h.patches[i]; p.Name == a.Module {
+				p.Enabled, p.stall, p.until = false, false, now+time.Second
+			}
+		}
+	case converge.Unload:
+		h.modules = slices.DeleteFunc(h.modules, func(m string) bool { return m == a.Module })
+	case converge.Watch:
+		w.schedule(now+min(a.After, time.Second), h, evWake)
+		return false
+	case converge.Note:
+		if a.Record != nil && a.Record.Kind == converge.RecordApplied {
+			w.patched(h, a.Record.Digest, now)
+		}
+	default:
+		return false
+	}
+	return true
+}
+
+func (h *host) load(w *world, a converge.Action, now time.Duration) {
+	key := converge.Key{Boot: h.bootID(), Order: a.Record.Order}
+	if h.loads == nil {
+		h.loads = map[converge.Key]int{}
+	}
+	if h.loads[key]++; h.loads[key] > 1 {
+		w.fail("host %s: loaded twice in boot %s for %+v", h.id, key.Boot, key.Order)
+	}
+	takes := time.Second + time.Duration(w.random(h)*float64(time.Second))
+	h.modules = append(slices.Clone(h.modules), a.Module)
+	h.patches = append(h.patches, patch{Patch: converge.Patch{Name: a.Module, Enabled: true, Transition: true},
+		digest: a.Digest, until: now + takes, stall: w.random(h) < w.faults.chance("apply-fails", h.labels)})
+	h.write(w, converge.Record{Kind: converge.RecordLoaded, Boot: h.bootID(), Order: a.Record.Order, Digest: a.Digest, Module: a.Module, Uptime: h.clock(now)})
+}
+
+// tell sends a report if there is news.
+func (h *host) tell(w *world, now time.Duration) {
+	live := bundle.Digest("")
+	for _, p := range h.patches {
+		if p.Enabled && !p.Transition {
+			live = p.digest
+		}
+	}
+	news := told{h.last.Phase, h.j.Desired.Generation, h.boots, len(h.j.Crashes), live, converge.Mode(h.j.Desired, fleet.ModeAct)}
+	if news == h.told || h.quiet {
+		return
+	}
+	h.told = news
+	h.seq++
+	w.send(h, h.report(w, now), now)
+}
+
+// report is what the host says of itself.
+func (h *host) report(w *world, now time.Duration) wire.Report {
+	ceiling := fleet.ModeAct
+	if h.group.Observe {
+		ceiling = fleet.ModeObserve
+	}
+	r := wire.Report{Version: wire.Version, Host: h.id, Seq: h.seq, Name: string(h.id), Kernel: kernelOf(h.group), Boot: h.bootID(),
+		UptimeS: h.clock(now).Seconds(), Labels: h.labels, Mode: converge.Mode(h.j.Desired, ceiling), Epoch: h.j.Epoch,
+		Generation: h.j.Desired.Generation, Phase: h.last.Phase, Reason: h.last.Reason, Crashes: h.j.Recent(w.at(now).Add(-7 * 24 * time.Hour))}
+	if r.Phase == "" {
+		r.Phase = wire.PhaseIdle
+	}
+	for _, p := range h.patches {
+		r.Live = append(r.Live, wire.LivePatch{Name: p.Name, Enabled: p.Enabled, Transition: p.Transition, Bundle: p.digest})
+	}
+	if h.group.Foreign != "" {
+		r.Live = append(r.Live, wire.LivePatch{Name: h.group.Foreign, Enabled: true})
+	}
+	return r
+}
+
+// die ends the boot without anybody asking for it.
+func (h *host) die(w *world, now time.Duration) {
+	if h.down || h.gone {
+		return
+	}
+	h.down, h.patches, h.modules, h.permit, h.offered = true, nil, nil, nil, nil
+	w.silent(h, now)
+	if w.random(h) < w.faults.chance("never-returns", h.labels) {
+		h.gone = true
+		return
+	}
+	w.schedule(now+h.boot, h, evBack)
+}
+
+// back is the end of a boot.
+func (h *host) back(w *world, now time.Duration) {
+	h.down, h.since = false, now
+	h.boots++
+	h.run(w, now)
+	w.ask(h, now)
+}

@@ -1,0 +1,362 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"afloat/internal/bundle"
+	"afloat/internal/control"
+	"afloat/internal/converge"
+	"afloat/internal/fleet"
+	"afloat/internal/gate"
+	"afloat/internal/policy"
+	"afloat/internal/rollout"
+)
+
+// goodDigest is the bundle of every run: the one that the policy targets.
+const goodDigest bundle.Digest = "sha256:600d600d600d600d600d600d600d600d600d600d600d600d600d600d600d600d"
+
+// Result is what a run came to.
+type Result struct {
+	Seed    uint64        `json:"seed"`
+	Hosts   int           `json:"hosts"`
+	Phase   rollout.Phase `json:"phase"`
+	Reason  string        `json:"reason,omitempty"`
+	Hold    string        `json:"hold,omitempty"`
+	Took    time.Duration `json:"took_ns"` // virtual
+	Exposed int           `json:"exposed"`
+	Applied int           `json:"applied"` // loads that went through, all hosts
+	Crashes int           `json:"crashes"` // by the patch
+	Counted int           `json:"counted"` // crashes held against the rollout
+	Running int           `json:"running"` // hosts that run the target in the end
+	// Background are crashes of healthy hosts, patched or not.
+	Background int      `json:"background"`
+	Records    uint64   `json:"records"`
+	Moments    []Moment `json:"timeline"`
+	Samples    []Sample `json:"samples,omitempty"`
+	// Broken lists the invariants that did not hold: a bug, never a result.
+	Broken  []string `json:"broken,omitempty"`
+	refused error
+}
+
+// Moment is one line of the timeline.
+type Moment struct {
+	At   time.Duration `json:"at_ns"`
+	Text string        `json:"text"`
+}
+
+// Sample is the state at one time, for curves.
+type Sample struct {
+	At      time.Duration `json:"at_ns"`
+	Exposed int           `json:"exposed"`
+	Acting  int           `json:"acting"`
+	E       float64       `json:"e"`
+}
+
+// Run plays a policy on a fleet. The error is a policy or option that cannot
+// be; what went wrong in the run is in the Result.
+func Run(o Options) (Result, error) {
+	if err := o.Fleet.check(); err != nil {
+		return Result{}, err
+	}
+	p, err := policy.Parse([]byte(o.Policy))
+	if err != nil {
+		return Result{}, err
+	}
+	if p.Target.Disrupts() {
+		return Result{}, fmt.Errorf("simulate rollout: target %s: only live targets run on virtual hosts; afloat plan forecasts the others", p.Target)
+	}
+	if o.Horizon == 0 {
+		o.Horizon = 30 * 24 * time.Hour
+	}
+	w := newWorld(o, p.Target.Name)
+	w.join()
+	w.turn()
+	w.do(control.Start)
+	if w.out.refused != nil {
+		return Result{}, w.out.refused
+	}
+	w.plant()
+	w.loop()
+	w.finish()
+	return *w.out, nil
+}
+
+func newWorld(o Options, target string) *world {
+	w := &world{o: o, start: started(), rng: rand.New(rand.NewPCG(o.Seed, 0x5eed)), faults: o.Faults, target: target,
+		state: control.New(), view: control.NewView(), epoch: 1, cut: map[int][]int32{}, out: &Result{Seed: o.Seed, Hosts: o.Fleet.Size()}}
+	w.hosts = o.Fleet.hosts()
+	w.index = make(map[fleet.HostID]int32, len(w.hosts))
+	w.heard = make([]uint64, len(w.hosts))
+	for i := range w.hosts {
+		w.index[w.hosts[i].id] = int32(i)
+		w.rate += w.hosts[i].group.CrashesPerYear / (365 * 24)
+	}
+	w.stock()
+	if o.Check {
+		w.check = newChecker(w)
+	}
+	return w
+}
+
+// stock fills the catalog: the target for the kernel of the first group.
+func (w *world) stock() {
+	m := bundle.Manifest{Kind: bundle.KindLive, Name: w.target, Module: "sim_target", Replace: true, Kernel: kernelOf(w.hosts[0].group)}
+	w.bundles = map[bundle.Digest]map[bundle.Digest]converge.Bundle{goodDigest: {goodDigest: {Manifest: &m}}}
+	w.view.Bundle(goodDigest, m, false)
+}
+
+// join enrols the hosts; those of a join fault come later.
+func (w *world) join() {
+	for n, f := range w.faults {
+		if f.Name == "join" {
+			for i := range w.hosts {
+				if h := &w.hosts[i]; f.On.Matches(h.labels) && w.rng.Float64() < f.Share {
+					h.away = true
+					w.cut[n] = append(w.cut[n], int32(i))
+				}
+			}
+		}
+	}
+	for i := range w.hosts {
+		if !w.hosts[i].away {
+			w.enrol(&w.hosts[i])
+		}
+	}
+}
+
+func (w *world) enrol(h *host) {
+	h.away, h.since = false, w.now-time.Hour
+	w.view.Enrol(h.id, string(h.id), h.labels, fleet.ModeAct)
+	h.boots++
+	d := w.state.Desired(h.id)
+	d.Epoch, d.Mode = w.epoch, fleet.ModeAct
+	h.offered = &d
+	h.quiet = true
+	h.run(w, w.now)
+	h.quiet = false
+	h.seq++
+	i := w.index[h.id]
+	r := h.report(w, w.now)
+	w.arrive(i, &r)
+}
+
+// plant schedules the faults that have a time.
+func (w *world) plant() {
+	if w.rate > 0 {
+		w.push(event{at: w.exponential(w.rate), kind: evChance})
+	}
+	for n, f := range w.faults {
+		switch f.Name {
+		case "cut", "down", "server-crash", "abort", "pause", "revert", "join":
+			w.push(event{at: f.At, kind: evFault, fault: n})
+		}
+	}
+}
+
+// begin starts a timed fault.
+func (w *world) begin(n int) {
+	f := w.faults[n]
+	w.say("fault %s", f)
+	switch f.Name {
+	case "cut", "down":
+		w.strike(n)
+	case "server-crash":
+		w.offline = true
+	case "abort":
+		w.do(control.Abort)
+	case "pause":
+		w.do(control.Pause)
+	case "revert":
+		w.do(control.Revert)
+	case "join":
+		for _, i := range w.cut[n] {
+			w.enrol(&w.hosts[i])
+		}
+	}
+	if f.For > 0 || f.Name == "server-crash" {
+		w.push(event{at: w.now + f.For, kind: evEnd, fault: n})
+	}
+}
+
+func (w *world) strike(n int) {
+	f := w.faults[n]
+	for i := range w.hosts {
+		h := &w.hosts[i]
+		if h.down || h.gone || h.away || !f.On.Matches(h.labels) || w.rng.Float64() >= f.Share {
+			continue
+		}
+		if f.Name == "cut" {
+			h.mute = true
+			w.silent(h, w.now)
+			w.cut[n] = append(w.cut[n], int32(i))
+			continue
+		}
+		boot := h.boot
+		h.boot = max(f.For, boot)
+		h.die(w, w.now)
+		h.boot = boot
+	}
+}
+
+// end ends a timed fault.
+func (w *world) end(n int) {
+	switch f := w.faults[n]; f.Name {
+	case "cut":
+		for _, i := range w.cut[n] {
+			h := &w.hosts[i]
+			h.mute = false
+			if !h.down && !h.gone {
+				w.view.Heard(h.id, w.at(forever))
+				w.ask(h, w.now)
+			}
+		}
+	case "pause":
+		w.do(control.Resume)
+	case "server-crash":
+		w.failOver()
+	}
+}
+
+// failOver is another leader: it knows the log, and what hosts say again.
+func (w *world) failOver() {
+	w.offline = false
+	w.epoch++
+	if w.check != nil {
+		w.state = w.check.replayed()
+	}
+	w.view = control.NewView()
+	w.stock()
+	for i := range w.hosts {
+		h := &w.hosts[i]
+		if h.away {
+			continue
+		}
+		w.view.Enrol(h.id, string(h.id), h.labels, fleet.ModeAct)
+		r := h.report(w, w.now)
+		w.view.Report(r, w.at(w.now))
+		if h.down || h.gone || h.mute {
+			w.view.Lost(h.id, w.at(w.now))
+			continue
+		}
+		w.view.Heard(h.id, w.at(forever))
+		w.ask(h, w.now)
+	}
+	w.busy = true
+}
+
+const (
+	turnEvery = time.Second      // when something came in
+	idleEvery = 30 * time.Second // otherwise: soaks and silence run out by themselves
+)
+
+// loop runs until the rollout rests or the horizon is reached.
+func (w *world) loop() {
+	w.turn()
+	w.sample(true)
+	for w.now < w.o.Horizon && len(w.out.Broken) == 0 {
+		end := w.now + idleEvery
+		if len(w.events) > 0 {
+			end = min(end, max(w.now+turnEvery, w.events[0].at.Truncate(turnEvery)+turnEvery))
+		}
+		for len(w.events) > 0 && w.events[0].at <= end {
+			e := w.pop()
+			w.now = max(w.now, e.at)
+			w.handle(e)
+		}
+		w.now = end
+		w.turn()
+		w.sample(false)
+		if w.over() && !w.pending() {
+			return
+		}
+	}
+}
+
+// pending says that timed faults are still to come.
+func (w *world) pending() bool {
+	for _, f := range w.faults {
+		if f.At > w.now {
+			return true
+		}
+	}
+	return w.offline
+}
+
+func (w *world) say(format string, args ...any) {
+	const most = 2000
+	if len(w.out.Moments) < most {
+		w.out.Moments = append(w.out.Moments, Moment{w.now, fmt.Sprintf(format, args...)})
+	}
+}
+
+// note puts what a record decided into the timeline.
+func (w *world) note(rec control.Record) {
+	for _, c := range rec.Changes {
+		switch {
+		case c.Hold != "":
+			w.say("holds: %s", c.Hold)
+		case c.Reason != "":
+			w.say("%s: %s", c.Phase, c.Reason)
+		default:
+			w.say("%s again", c.Phase)
+		}
+	}
+	for _, e := range rec.Waves {
+		name := w.state.Rollout(e.Rollout).Waves[e.Wave].Name
+		switch {
+		case e.Verdict != "":
+			w.say("wave %s %s, %s: %s", name, e.What, e.Verdict, e.Why)
+		default:
+			w.say("wave %s %s", name, e.What)
+		}
+	}
+	for _, c := range rec.Crashes {
+		if c.Patched != "" {
+			w.say("crash with the patch on host %s (%s)", c.Host, c.Kind)
+		}
+	}
+}
+
+// sample notes the curves, thinned out so that they stay small.
+func (w *world) sample(always bool) {
+	const most, every = 4000, 30 * time.Second
+	n := len(w.out.Samples)
+	if !always && (n >= most || w.now-w.out.Samples[n-1].At < every) {
+		return
+	}
+	if r := w.state.Rollout("r1"); r != nil {
+		acting := 0
+		for i := range r.Waves {
+			acting += r.ActingIn(i)
+		}
+		w.out.Samples = append(w.out.Samples, Sample{w.now, r.Exposure.Running(), acting, r.Evidence.E()})
+	}
+}
+
+func (w *world) finish() {
+	w.sample(true)
+	r := w.state.Rollout("r1")
+	w.out.Phase, w.out.Reason, w.out.Hold, w.out.Took = r.Phase, r.Reason, r.Hold, w.now
+	w.out.Exposed, w.out.Counted, w.out.Records = r.Exposure.Exposed, len(r.Crashed), w.state.Seq()
+	for i := range w.hosts {
+		if w.hosts[i].runs(goodDigest) {
+			w.out.Running++
+		}
+	}
+	if w.check != nil {
+		w.check.end()
+	}
+}
+
+// Verdict is the gate's last word on the rollout's facts in this run.
+func (r Result) Verdict() gate.Level {
+	switch r.Phase {
+	case rollout.PhaseReverted, rollout.PhaseReverting:
+		return gate.LevelRevert
+	case rollout.PhaseComplete:
+		return gate.LevelInconclusive
+	}
+	return gate.LevelHold
+}
