@@ -127,9 +127,9 @@ func newKernelList() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		t := table{head: []string{"KERNEL", "STATE", "PACKAGE", "BUILD ID", "FOLDER"}}
+		t := table{head: []string{"KERNEL", "STATE", "PACKAGE", "BUILD ID", "FOLDER", "WHY"}}
 		for _, e := range entries {
-			t.add(e.Kernel, e.State, e.Package, fmt.Sprintf("%.12s", e.BuildID), e.Dir)
+			t.add(e.Kernel, e.State, e.Package, fmt.Sprintf("%.12s", e.BuildID), e.Dir, e.Why)
 		}
 		return write(cmd.OutOrStdout(), *format, append([]kit.Entry{}, entries...), t)
 	}

@@ -3,7 +3,6 @@ package kit
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -35,8 +34,8 @@ func run(ctx context.Context, dir, name string, args ...string) ([]byte, error) 
 	cmd := command(ctx, dir, name, args...)
 	cmd.Stdout, cmd.Stderr = &out, &said
 	if err := cmd.Run(); err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			err = errors.Join(err, cause)
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("run %s: %w", name, context.Cause(ctx))
 		}
 		return nil, &CommandError{Command: strings.Join(append([]string{name}, args...), " "), Output: tail(out.String()+said.String(), 15), Err: err}
 	}
