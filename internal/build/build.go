@@ -121,7 +121,7 @@ func (b *builder) build(ctx context.Context) (*Output, error) {
 
 // apply parses the patches and applies them to the kit's source, in memory.
 func (b *builder) apply() error {
-	b.Progress(fmt.Sprintf("applying %d patches", len(b.Patches)))
+	b.Progress(fmt.Sprintf("applying patches (%d)", len(b.Patches)))
 	var patches []*patch.Patch
 	for _, in := range b.Patches {
 		p, err := patch.Parse(in.Name, in.Text)
@@ -225,7 +225,7 @@ func (b *builder) compiler() *kbuild.Builder {
 
 // compile makes both objects of each unit, and reads the kernel's tables meanwhile.
 func (b *builder) compile(ctx context.Context) error {
-	b.Progress(fmt.Sprintf("compiling %d objects before and after", len(b.units)))
+	b.Progress(fmt.Sprintf("compiling objects (%d) before and after", len(b.units)))
 	group, ctx := errgroup.WithContext(ctx)
 	var pairs []kbuild.Pair
 	group.Go(func() (err error) {

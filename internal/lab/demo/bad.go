@@ -46,8 +46,8 @@ func (p *play) rollout(ctx context.Context, text string) (string, error) {
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		return "", fmt.Errorf("write policy: %w", err)
 	}
-	p.say("%s:\n    %s", filepath.Base(file), strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n    "))
-	if _, err := p.exec(ctx, "rollout", "start", file); err != nil {
+	p.say("%s.yaml:\n    %s", name, strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n    "))
+	if _, err := p.exec(ctx, "rollout", "start", name+".yaml"); err != nil {
 		return "", err
 	}
 	var all []api.Rollout
@@ -85,7 +85,7 @@ func (p *play) badFix(ctx context.Context) error {
 		}
 	}
 	p.say("%s is the canary. A process there opens the file:", canary.Name)
-	if err := p.fails(ctx, "lab", "exec", "--dir", p.state, canary.Name, "--", "head", "-c1", "/proc/kmsg"); err != nil {
+	if err := p.fails(ctx, "lab", "exec", "--dir", labDir, canary.Name, "--", "head", "-c1", "/proc/kmsg"); err != nil {
 		return err
 	}
 	watch, cancel := context.WithTimeout(ctx, p.Patience)

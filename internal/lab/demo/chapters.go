@@ -19,6 +19,8 @@ const (
 	badPatch  = "proc-kmsg-oops.patch"
 	goodName  = "demo-version"
 	badName   = "demo-kmsg"
+	// labDir is the lab's folder inside the demo's own.
+	labDir = "lab"
 	// proofLine is what the fix makes the kernel say in /proc/version.
 	proofLine = "patched while running"
 )
@@ -36,7 +38,7 @@ func (p *play) prepare(ctx context.Context) error {
 		return err
 	}
 	p.chapter("Two live patches from source diffs, signed with the publisher's key")
-	if _, err := p.exec(ctx, "keygen", "-o", p.file("publisher")); err != nil {
+	if _, err := p.exec(ctx, "keygen", "-o", "publisher"); err != nil {
 		return err
 	}
 	good, err := p.example(goodPatch)
@@ -55,8 +57,8 @@ func (p *play) prepare(ctx context.Context) error {
 }
 
 func (p *play) buildBundle(ctx context.Context, name string, diffs ...string) error {
-	args := append([]string{"build", "--kernel", p.Kernel, "--key", p.file("publisher"), "--name", name,
-		"-o", p.file(name + ".afloat")}, diffs...)
+	args := append([]string{"build", "--kernel", p.Kernel, "--key", "publisher", "--name", name,
+		"-o", name + ".afloat"}, diffs...)
 	_, err := p.exec(ctx, args...)
 	return err
 }
@@ -71,7 +73,7 @@ func (p *play) example(name string) (string, error) {
 	if err := os.WriteFile(path, diff, 0o644); err != nil {
 		return "", fmt.Errorf("write example: %w", err)
 	}
-	return path, nil
+	return name, nil
 }
 
 var plainKernel = regexp.MustCompile(`^debian:6\.1\.0-\d+-amd64$`)
@@ -101,11 +103,11 @@ func (p *play) pickKernel(ctx context.Context) error {
 // fleet boots the guests, lets them join, and raises them to act.
 func (p *play) fleet(ctx context.Context) error {
 	p.chapter("A fleet of %d real kernels in QEMU, each with the real agent, behind HAProxy", p.Hosts)
-	if _, err := p.exec(ctx, "lab", "up", "--dir", p.state, "--hosts", fmt.Sprint(p.Hosts), "--kernel", p.Kernel,
-		"--publisher-key", p.file("publisher.pub"), "--mode", "observe"); err != nil {
+	if _, err := p.exec(ctx, "lab", "up", "--dir", labDir, "--hosts", fmt.Sprint(p.Hosts), "--kernel", p.Kernel,
+		"--publisher-key", "publisher.pub", "--mode", "observe"); err != nil {
 		return err
 	}
-	l, err := lab.Open(p.state)
+	l, err := lab.Open(p.file(labDir))
 	if err != nil {
 		return err
 	}
@@ -130,7 +132,7 @@ func (p *play) fleet(ctx context.Context) error {
 	if _, err := p.exec(ctx, "hosts"); err != nil {
 		return err
 	}
-	_, err = p.exec(ctx, "bundle", "add", p.file(goodName+".afloat"), p.file(badName+".afloat"))
+	_, err = p.exec(ctx, "bundle", "add", goodName+".afloat", badName+".afloat")
 	return err
 }
 
@@ -206,7 +208,7 @@ func (p *play) goodFix(ctx context.Context) error {
 	}
 	p.say("Proof: what the kernels themselves say now")
 	for _, h := range p.lab.Hosts() {
-		out, err := p.exec(ctx, "lab", "exec", "--dir", p.state, h.Name, "--", "cat", "/proc/version")
+		out, err := p.exec(ctx, "lab", "exec", "--dir", labDir, h.Name, "--", "cat", "/proc/version")
 		if err == nil && strings.Contains(out, proofLine) {
 			p.result.Patched++
 		}

@@ -18,6 +18,7 @@ import (
 type shell struct {
 	bin string   // path of the afloat binary
 	env []string // of every command
+	dir string   // that they run in: what they name is there
 	out io.Writer
 	mu  sync.Mutex // guards out: the load prints from its own goroutine
 }
@@ -99,7 +100,7 @@ func (s *shell) quiet(ctx context.Context, args ...string) (string, error) {
 
 func (s *shell) command(ctx context.Context, args []string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, s.bin, args...)
-	cmd.Env = s.env
+	cmd.Env, cmd.Dir = s.env, s.dir
 	cmd.WaitDelay = 10 * time.Second
 	return cmd
 }

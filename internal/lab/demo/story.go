@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -91,7 +90,6 @@ func (r Result) Check() error {
 type play struct {
 	Options
 	*shell
-	state  string // the lab's folder
 	lab    *lab.Lab
 	meter  *lab.Meter
 	hosts  []api.Host // as last asked
@@ -101,8 +99,7 @@ type play struct {
 // Run plays the demo. The Result holds what was measured, also when an error says that it ended early.
 func Run(ctx context.Context, opts Options) (Result, error) {
 	start := time.Now()
-	p := &play{Options: opts, state: filepath.Join(opts.Dir, "lab"),
-		shell: &shell{bin: opts.Afloat, env: os.Environ(), out: opts.Out}}
+	p := &play{Options: opts, shell: &shell{bin: opts.Afloat, env: os.Environ(), dir: opts.Dir, out: opts.Out}}
 	p.result = Result{Hosts: opts.Hosts, BadPatch: "unknown"}
 	err := p.run(ctx)
 	p.result.Took = time.Since(start)
@@ -118,7 +115,7 @@ func (p *play) run(ctx context.Context) (err error) {
 			// The lab must go even when ctx is over.
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 			defer cancel()
-			if _, e := p.quiet(ctx, "lab", "down", "--dir", p.state); e != nil && err == nil {
+			if _, e := p.quiet(ctx, "lab", "down", "--dir", labDir); e != nil && err == nil {
 				err = e
 			}
 		}()
