@@ -24,6 +24,9 @@ type batch struct {
 	silent int       // of them, not heard since they should have settled
 	oldest time.Time // when the first of them was admitted
 	until  time.Time // the latest at which the next batch may start
+	// soonest is when the first of them stops counting by itself.
+	soonest time.Time
+	moved   uint64 // of the memo when it was counted
 }
 
 // add counts one host that the rollout has taken. It says whether the host
@@ -53,6 +56,9 @@ func (b *batch) add(r *rollout.Rollout, seen *Seen, h *Host, now time.Time) bool
 		b.oldest = h.Started
 	}
 	b.until = later(b.until, now.Add(wait))
+	if b.soonest.IsZero() || now.Add(wait).Before(b.soonest) {
+		b.soonest = now.Add(wait)
+	}
 	return true
 }
 

@@ -28,9 +28,13 @@ type memo struct {
 	// planners by rollout, for those that are not over.
 	planners map[string]*planner
 	scanned  time.Time
+	earliest time.Time // when a host may next go silent or get stuck
 	watch    map[string]*watch
 	// fresh are hosts on their way or just patched, by rollout: see batch.
-	fresh map[string]map[int32]bool
+	fresh   map[string][]int32
+	batches map[string]*batch
+	// moved grows when something about a host changed.
+	moved uint64
 }
 
 // setup is what makes all planners stale when it changes.
@@ -40,7 +44,9 @@ type setup struct {
 
 type memoHost struct {
 	seen   *Seen
+	host   *Host // nil while nothing was decided for it
 	unread bool
+	fresh  bool // in fresh of its rollout
 }
 
 // watch is what needs attention in one rollout, as of the last scan.
@@ -61,6 +67,7 @@ func (v *View) follow(s *State, now time.Time) *memo {
 	}
 	for _, id := range s.touched {
 		if i, ok := m.index[id]; ok {
+			m.hosts[i].host = s.hosts[id]
 			m.touch(i)
 			m.freshen(i)
 			m.refit(i, now)
@@ -73,6 +80,9 @@ func (v *View) follow(s *State, now time.Time) *memo {
 			m.refit(i, now)
 		}
 	}
+	if len(v.dirty) > 0 && v.lost {
+		m.earliest, v.lost = now, false
+	}
 	v.dirty = v.dirty[:0]
 	m.seq = s.seq
 	m.scan(now)
@@ -81,11 +91,11 @@ func (v *View) follow(s *State, now time.Time) *memo {
 
 func (v *View) remember(s *State, set setup) *memo {
 	ids := v.Hosts()
-	m := &memo{state: s, view: v, setup: set, index: make(map[fleet.HostID]int32, len(ids)), planners: map[string]*planner{}, fresh: map[string]map[int32]bool{}}
+	m := &memo{state: s, view: v, setup: set, index: make(map[fleet.HostID]int32, len(ids)), planners: map[string]*planner{}, fresh: map[string][]int32{}, batches: map[string]*batch{}}
 	m.hosts = make([]memoHost, len(ids))
 	for i, id := range ids {
 		m.index[id] = int32(i)
-		m.hosts[i] = memoHost{seen: v.hosts[id], unread: true}
+		m.hosts[i] = memoHost{seen: v.hosts[id], host: s.hosts[id], unread: true}
 		m.unread = append(m.unread, int32(i))
 		m.freshen(int32(i))
 	}
@@ -95,6 +105,7 @@ func (v *View) remember(s *State, set setup) *memo {
 }
 
 func (m *memo) touch(i int32) {
+	m.moved++
 	if !m.hosts[i].unread {
 		m.hosts[i].unread = true
 		m.unread = append(m.unread, i)
@@ -139,7 +150,7 @@ func (m *memo) planner(r *rollout.Rollout, now time.Time) *planner {
 
 // recall tells the planner of the starts that bounds over time still count.
 func (m *memo) recall(p *planner, i int32) {
-	h := m.state.hosts[m.hosts[i].seen.ID]
+	h := m.hosts[i].host
 	if h == nil || h.Rollout != p.rollout.ID {
 		return
 	}
@@ -154,7 +165,7 @@ func (m *memo) recall(p *planner, i int32) {
 // place is what host i is to a rollout.
 func (m *memo) place(p *planner, i int32, now time.Time) (plan.State, bool) {
 	seen, r := m.hosts[i].seen, p.rollout
-	h := m.state.hosts[seen.ID]
+	h := m.hosts[i].host
 	out := quiet(r, seen, now) || h != nil && h.Phase.Acting()
 	p.digests[i] = ""
 	delete(p.blocks, i)
@@ -206,13 +217,24 @@ func (m *memo) scan(now time.Time) {
 			every = min(every, r.Policy.Timeouts.Silent/2)
 		}
 	}
-	if m.watch != nil && now.Sub(m.scanned) < every && len(m.watch) == len(active) {
+	if m.watch != nil && len(m.watch) == len(active) && (now.Sub(m.scanned) < every || every > 0 && now.Before(m.earliest)) {
 		m.recheck(now)
 		return
 	}
-	m.scanned, m.watch = now, map[string]*watch{}
+	m.scanned, m.earliest, m.watch = now, now.Add(always), map[string]*watch{}
 	for _, r := range active {
+		m.soon(now.Add(r.Policy.Timeouts.Stuck)) // who is admitted after this scan
 		m.watch[r.ID] = m.look(r, now)
+	}
+}
+
+// always is longer than any rollout.
+const always = 100 * 365 * 24 * time.Hour
+
+// soon sees to it that the next scan is not after t.
+func (m *memo) soon(t time.Time) {
+	if t.Before(m.earliest) {
+		m.earliest = t
 	}
 }
 
@@ -222,28 +244,32 @@ func (m *memo) look(r *rollout.Rollout, now time.Time) *watch {
 	for i := range m.hosts {
 		seen := m.hosts[i].seen
 		silent := quiet(r, seen, now)
-		if p != nil && p.State(int32(i)) != plan.Absent && p.Out(int32(i)) != (silent || m.acting(seen.ID)) {
+		if !silent {
+			m.soon(seen.Heard.Add(r.Policy.Timeouts.Silent))
+		}
+		selected := p != nil && p.State(int32(i)) != plan.Absent
+		if selected && p.Out(int32(i)) != (silent || m.acting(i)) {
 			m.refit(int32(i), now)
 		}
-		if seen.Report.Boot != "" && r.Policy.Select.Matches(seen.Labels) {
+		if seen.Report.Boot != "" && (selected || r.Policy.Select.Matches(seen.Labels)) {
 			w.all++
 			if !silent {
 				w.heard++
 			}
 		}
-		m.attend(w, r, seen, silent, now)
+		m.attend(w, r, int32(i), silent, now)
 	}
 	return w
 }
 
-func (m *memo) acting(id fleet.HostID) bool {
-	h := m.state.hosts[id]
+func (m *memo) acting(i int) bool {
+	h := m.hosts[i].host
 	return h != nil && h.Phase.Acting()
 }
 
 // attend notes a host of the rollout that is silent or stuck.
-func (m *memo) attend(w *watch, r *rollout.Rollout, seen *Seen, silent bool, now time.Time) {
-	h := m.state.hosts[seen.ID]
+func (m *memo) attend(w *watch, r *rollout.Rollout, i int32, silent bool, now time.Time) {
+	seen, h := m.hosts[i].seen, m.hosts[i].host
 	if h == nil || h.Rollout != r.ID {
 		return
 	}
@@ -263,7 +289,7 @@ func (m *memo) recheck(now time.Time) {
 		again := &watch{}
 		for _, host := range slices.Concat(w.silent, w.stuck) {
 			if i, ok := m.index[host]; ok {
-				m.attend(again, r, m.hosts[i].seen, quiet(r, m.hosts[i].seen, now), now)
+				m.attend(again, r, i, quiet(r, m.hosts[i].seen, now), now)
 			}
 		}
 		w.silent, w.stuck = again.silent, again.stuck
@@ -272,27 +298,36 @@ func (m *memo) recheck(now time.Time) {
 
 // freshen notes a host that may count in a batch.
 func (m *memo) freshen(i int32) {
-	h := m.state.hosts[m.hosts[i].seen.ID]
-	if h == nil || h.Rollout == "" || !h.Phase.Acting() && !h.Phase.Exposed() {
+	x := &m.hosts[i]
+	h := x.host
+	if h == nil || x.fresh || h.Rollout == "" || !h.Phase.Acting() && !h.Phase.Exposed() {
 		return
 	}
-	set := m.fresh[h.Rollout]
-	if set == nil {
-		set = map[int32]bool{}
-		m.fresh[h.Rollout] = set
-	}
-	set[i] = true
+	x.fresh = true
+	m.fresh[h.Rollout] = append(m.fresh[h.Rollout], i)
 }
 
 // batch is the hosts of the rollout that have yet to show what the patch does.
 func (m *memo) batch(r *rollout.Rollout, now time.Time) *batch {
-	b := &batch{}
-	for i := range m.fresh[r.ID] {
-		seen := m.hosts[i].seen
-		h := m.state.hosts[seen.ID]
-		if h.Rollout != r.ID || !b.add(r, seen, h, now) {
-			delete(m.fresh[r.ID], i) // it has shown it
+	if b := m.batches[r.ID]; b != nil && (b.hosts == 0 || now.Before(b.soonest)) {
+		full := len(m.hosts) >= bigFleet && b.hosts > 0 && now.Sub(b.oldest) > fill
+		if b.moved == m.moved || full { // a full batch is not counted again before its time
+			return b
 		}
 	}
+	b := &batch{moved: m.moved}
+	kept := m.fresh[r.ID][:0]
+	for _, i := range m.fresh[r.ID] {
+		x := &m.hosts[i]
+		if x.host.Rollout == r.ID && b.add(r, x.seen, x.host, now) {
+			kept = append(kept, i)
+			continue
+		}
+		x.fresh = false // it has shown it, or another rollout has it
+		if x.host.Rollout != r.ID {
+			m.freshen(i)
+		}
+	}
+	m.fresh[r.ID], m.batches[r.ID] = kept, b
 	return b
 }

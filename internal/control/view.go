@@ -19,6 +19,7 @@ type View struct {
 	catalog map[bundle.Digest]Entry
 	changes int            // of the catalog
 	roster  int            // hosts that came and went
+	lost    bool           // a host was lost since the last turn
 	dirty   []fleet.HostID // hosts of which something changed since the last turn
 	memo    *memo
 }
@@ -126,7 +127,7 @@ func (v *View) Heard(id fleet.HostID, at time.Time) {
 // later sign of life had been noted: its heartbeats were taken as given.
 func (v *View) Lost(id fleet.HostID, since time.Time) {
 	if h := v.hosts[id]; h != nil {
-		h.Heard = since
+		h.Heard, v.lost = since, true
 		v.dirty = append(v.dirty, id)
 	}
 }

@@ -34,6 +34,8 @@ type Group struct {
 	Observe bool `yaml:"observe"`
 	// Foreign is a live patch of somebody else that the hosts carry.
 	Foreign string `yaml:"foreign"`
+
+	id kernel.ID
 }
 
 // maxHosts bounds a fleet.
@@ -138,6 +140,7 @@ func (f Fleet) hosts() []host {
 	for g := range f.Groups {
 		group := &f.Groups[g]
 		boot, _ := group.bootTime() // checked when the fleet was read
+		group.id = kernelOf(group)
 		for n := range group.Hosts {
 			labels := make(fleet.Labels, len(group.Labels))
 			for k, pattern := range group.Labels {

@@ -1,8 +1,8 @@
 package sim
 
 import (
-	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"afloat/internal/bundle"
@@ -19,6 +19,8 @@ type host struct {
 	boot    time.Duration // that a boot takes
 	j       converge.Journal
 	boots   int
+	name    string // of boot number named
+	named   int
 	since   time.Duration // when it booted
 	offered *wire.Desired
 	permit  *converge.Permit
@@ -54,7 +56,12 @@ type patch struct {
 	stall  bool
 }
 
-func (h *host) bootID() string { return fmt.Sprintf("%s/%d", h.id, h.boots) }
+func (h *host) bootID() string {
+	if h.named != h.boots || h.name == "" {
+		h.name, h.named = string(h.id)+"/"+strconv.Itoa(h.boots), h.boots
+	}
+	return h.name
+}
 
 // clock is the host's CLOCK_BOOTTIME.
 func (h *host) clock(now time.Duration) time.Duration { return now - h.since + time.Second }
@@ -81,7 +88,7 @@ func (h *host) settle(now time.Duration) {
 
 func (h *host) observe(w *world, now time.Duration) converge.Observed {
 	h.settle(now)
-	o := converge.Observed{Boot: h.bootID(), Kernel: kernelOf(h.group), Modules: h.modules, Ceiling: fleet.ModeAct,
+	o := converge.Observed{Boot: h.bootID(), Kernel: h.group.id, Modules: h.modules, Ceiling: fleet.ModeAct,
 		Permit: h.permit, Limits: converge.DefaultLimits()}
 	if h.group.Observe {
 		o.Ceiling = fleet.ModeObserve
@@ -160,7 +167,13 @@ func (h *host) effect(w *world, a converge.Action, now time.Duration) bool {
 	case converge.Unload:
 		h.modules = slices.DeleteFunc(h.modules, func(m string) bool { return m == a.Module })
 	case converge.Watch:
-		w.schedule(now+min(a.After, time.Second), h, evWake)
+		at := now + a.After
+		for _, p := range h.patches {
+			if p.until > now {
+				at = min(at, p.until)
+			}
+		}
+		w.schedule(at, h, evWake)
 		return false
 	case converge.Note:
 		if a.Record != nil && a.Record.Kind == converge.RecordApplied {
@@ -210,7 +223,7 @@ func (h *host) report(w *world, now time.Duration) wire.Report {
 	if h.group.Observe {
 		ceiling = fleet.ModeObserve
 	}
-	r := wire.Report{Version: wire.Version, Host: h.id, Seq: h.seq, Name: string(h.id), Kernel: kernelOf(h.group), Boot: h.bootID(),
+	r := wire.Report{Version: wire.Version, Host: h.id, Seq: h.seq, Name: string(h.id), Kernel: h.group.id, Boot: h.bootID(),
 		UptimeS: h.clock(now).Seconds(), Labels: h.labels, Mode: converge.Mode(h.j.Desired, ceiling), Epoch: h.j.Epoch,
 		Generation: h.j.Desired.Generation, Phase: h.last.Phase, Reason: h.last.Reason, Crashes: h.j.Recent(w.at(now).Add(-7 * 24 * time.Hour))}
 	if r.Phase == "" {
