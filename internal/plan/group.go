@@ -187,7 +187,7 @@ func (p *Planner) shut(g int32, x *host) (kind, int64) {
 	if x.out { // out already: it costs nothing more
 		return none, 0
 	}
-	if spec.Domains > 0 && gr.out == 0 && p.domains[gr.budget].active >= spec.Domains {
+	if active := p.domains[gr.budget].active; spec.Domains > 0 && (active > spec.Domains || active == spec.Domains && gr.out == 0) {
 		return gateDomain, 0
 	}
 	if spec.Unavailable.Zero() && spec.Headroom == 0 {
@@ -221,7 +221,7 @@ func (p *Planner) block(g int32, k kind, until int64) *Block {
 func (p *Planner) words(gr *group, spec *policy.Budget, k kind) string {
 	switch k {
 	case gateDomain:
-		return fmt.Sprintf("hosts of %d other %ss are out, at most %d may be", p.domains[gr.budget].active, spec.GroupBy, spec.Domains)
+		return fmt.Sprintf("hosts of %d %ss are out, at most %d may be", p.domains[gr.budget].active, spec.GroupBy, spec.Domains)
 	case gateStarts:
 		return fmt.Sprintf("%d hosts started in the last %s, at most %d may", gr.starts.n, spec.Starts.Per, spec.Starts.N)
 	case gateSlow:
