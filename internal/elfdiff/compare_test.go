@@ -148,6 +148,13 @@ var cases = []struct {
 		old:    "+ a", new: "- a", changed: []string{"f"}, data: []string{"__func__"}, special: map[string]int{"__mcount_loc": 1},
 	},
 	{
+		name: "messages are copied, not paired by place",
+		source: `#define MSG(text) ({ static const char __msg[] = text; sink((void *)__msg); })
+			int f(int a) { if (a == 1) MSG("too few"); if (a == 2) MSG("many"); return a; }`,
+		old: `if (a == 1) MSG("too few");`, new: `if (a == 1) MSG("far too few"); if (a == 3) MSG("three");`,
+		changed: []string{"f"}, data: []string{"__msg", "__msg", "__msg"}, special: map[string]int{"__mcount_loc": 1},
+	},
+	{
 		name:   "stored pointer to a replaced function is the original",
 		source: `static noinline int cb(int a) { return printk("a") + a; } int f(void) { sink(cb); return 0; } int g(int a) { return cb(a); }`,
 		old:    `"a"`, new: `"b"`, changed: []string{"cb"}, special: map[string]int{"__mcount_loc": 1},

@@ -63,7 +63,8 @@ func parentName(name string) (string, bool) {
 func copied(name, section string) bool {
 	switch baseName(name) {
 	case "__key", "__warned", "__already_done", "__func__", "__FUNCTION__", "__PRETTY_FUNCTION__",
-		"_rs", "CSWTCH", "_entry", "_entry_ptr", "descriptor", "__print_once", "__ret_warn_once", "___done":
+		"_rs", "CSWTCH", "_entry", "_entry_ptr", "descriptor", "__print_once", "__ret_warn_once", "___done",
+		"__msg", "_key": // NL_SET_ERR_MSG(), regmap_init()
 		return numbered(name)
 	}
 	return section == ".data.once" || section == "__dyndbg" || section == ".printk_index" ||

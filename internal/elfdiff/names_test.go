@@ -40,6 +40,7 @@ func TestCopied(t *testing.T) {
 	}{
 		{"__already_done.4", ".data.once", true}, {"__key.259", ".bss.__key.259", true}, {"CSWTCH.1055", ".rodata.CSWTCH.1055", true},
 		{"__func__.0", ".rodata.__func__.0", true}, {"__UNIQUE_ID_ddebug7.2", "__dyndbg", true},
+		{"__msg.12", ".rodata.__msg.12", true}, {"_key.3", ".bss._key.3", true},
 		{"__key", ".data.__key", false}, {"count.3", ".bss.count.3", false}, {"table", ".rodata.table", false},
 	} {
 		if got := copied(tt.name, tt.section); got != tt.want {
