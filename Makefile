@@ -45,6 +45,12 @@ check: ## what a change must pass before it is committed, quick tests only
 bench: setup build ## one line per figure: bench NAME VALUE UNIT
 	bin/afloat lab bench
 
+CORPUS_SAMPLE ?= 200
+
+.PHONY: corpus
+corpus: setup build ## a live patch from each of 200 files that Debian changed, built and loaded (about an hour)
+	bin/afloat lab corpus --sample $(CORPUS_SAMPLE) --seed 1 -o docs/corpus.md
+
 .PHONY: bench-gate
 bench-gate: ## how often the crash gate stops good patches, and how early bad ones (a few minutes)
 	$(GO) run ./internal/sim/gatebench

@@ -14,6 +14,8 @@ type Trial struct {
 	Kernel  Kernel
 	Guest   string   // path of the static lab-guest binary
 	Modules []string // modules of the kernel to load at boot
+	// MemoryMB of the guest; 0 takes the lab's default.
+	MemoryMB int
 	// Files are put into the guest first, by path there; all are executable.
 	Files map[string][]byte
 	// Script is run by sh -e.
@@ -31,28 +33,17 @@ type TrialResult struct {
 // guest off. A script that fails is no error: see the result's Code. A kernel
 // that crashes is ErrRebooted.
 func (t Trial) Run(ctx context.Context) (result TrialResult, err error) {
-	dir, err := os.MkdirTemp("", "afloat-trial-")
-	if err != nil {
-		return result, fmt.Errorf("run trial: %w", err)
+	h, end, err := t.Boot(ctx)
+	if h == nil {
+		return result, err
 	}
-	l, err := New(dir, Config{Hosts: Hosts(1, t.Kernel), Guest: t.Guest, Modules: t.Modules})
-	if err != nil {
-		return result, errors.Join(err, os.RemoveAll(dir))
-	}
-	h := l.Hosts()[0]
 	defer func() {
 		if log, e := h.ConsoleLog(); e == nil { // none before the first boot
 			result.Console = log
 		}
-		err = errors.Join(err, l.Remove(context.WithoutCancel(ctx)))
+		err = errors.Join(err, end(ctx))
 	}()
-	if err := l.prepare(ctx); err != nil {
-		return result, err
-	}
-	if err := h.Start(); err != nil {
-		return result, err
-	}
-	if err := l.waitAll(ctx); err != nil {
+	if err != nil {
 		return result, err
 	}
 	for _, path := range slices.Sorted(maps.Keys(t.Files)) {
@@ -62,4 +53,27 @@ func (t Trial) Run(ctx context.Context) (result TrialResult, err error) {
 	}
 	result.Result, err = h.Exec(ctx, "sh", "-ec", t.Script)
 	return result, err
+}
+
+// Boot boots the guest and returns it when it answers, for more than one
+// script; end powers it off and removes it. A host that comes with an error did
+// not boot: its console says why, and end is still to be called.
+func (t Trial) Boot(ctx context.Context) (h *Host, end func(context.Context) error, err error) {
+	dir, err := os.MkdirTemp("", "afloat-trial-")
+	if err != nil {
+		return nil, nil, fmt.Errorf("boot trial: %w", err)
+	}
+	l, err := New(dir, Config{Hosts: Hosts(1, t.Kernel), Guest: t.Guest, Modules: t.Modules, MemoryMB: t.MemoryMB})
+	if err != nil {
+		return nil, nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	h = l.Hosts()[0]
+	end = func(ctx context.Context) error { return l.Remove(context.WithoutCancel(ctx)) }
+	if err := l.prepare(ctx); err != nil {
+		return h, end, err
+	}
+	if err := h.Start(); err != nil {
+		return h, end, err
+	}
+	return h, end, l.waitAll(ctx)
 }
