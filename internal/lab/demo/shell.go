@@ -35,27 +35,19 @@ func (s *shell) chapter(format string, args ...any) {
 	s.say("\n== "+format, args...)
 }
 
-// exec shows a command and its output as it comes; it returns what it printed to stdout.
+// exec shows a command and its output as it comes; it returns what it printed.
 func (s *shell) exec(ctx context.Context, args ...string) (string, error) {
 	s.say("$ afloat %s", quote(args))
 	cmd := s.command(ctx, args)
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return "", fmt.Errorf("run afloat %s: %w", args[0], err)
-	}
-	stderr, err := cmd.StderrPipe()
-	if err != nil {
-		return "", fmt.Errorf("run afloat %s: %w", args[0], err)
-	}
-	if err := cmd.Start(); err != nil {
-		return "", fmt.Errorf("run afloat %s: %w", args[0], err)
-	}
+	r, w := io.Pipe()
+	cmd.Stdout, cmd.Stderr = w, w // one pipe, so that the lines keep their order
 	var kept bytes.Buffer
 	var wg sync.WaitGroup
-	wg.Go(func() { s.indent(io.TeeReader(stdout, &kept)) })
-	wg.Go(func() { s.indent(stderr) })
+	wg.Go(func() { s.indent(io.TeeReader(r, &kept)) })
+	err := cmd.Run()
+	w.Close()
 	wg.Wait()
-	if err := cmd.Wait(); err != nil {
+	if err != nil {
 		return kept.String(), fmt.Errorf("run afloat %s: %w", quote(args), err)
 	}
 	return kept.String(), nil
@@ -111,6 +103,7 @@ func (s *shell) indent(r io.Reader) {
 	for lines.Scan() {
 		s.say("  %s", lines.Text())
 	}
+	_, _ = io.Copy(io.Discard, r) // after a line too long to show, the command must still end
 }
 
 // until asks again and again until done says yes, or ctx or the limit ends it.
