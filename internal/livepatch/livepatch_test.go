@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/txtar"
 	"golang.org/x/sys/unix"
-	"golang.org/x/tools/txtar"
 )
 
 // fixture unpacks a tree and opens it as a kernel whose module calls are answered by calls.
