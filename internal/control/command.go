@@ -103,6 +103,9 @@ func checkStart(s *State, v *View, c *Command) error {
 	if err != nil {
 		return err
 	}
+	if p.Target.Action != policy.Live {
+		return refuse(Start, "target %s is not supported yet: afloat plan forecasts it, hosts cannot do it", p.Target)
+	}
 	for _, r := range s.Rollouts() {
 		if r.Policy.Target == p.Target && !r.Phase.Over() && r.Phase != rollout.PhaseComplete {
 			return refuse(Start, "rollout %s with target %s is %s", r.ID, p.Target, r.Phase)

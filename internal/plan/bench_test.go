@@ -12,13 +12,13 @@ import (
 func BenchmarkMillion(b *testing.B) {
 	const n = 1_000_000
 	for b.Loop() {
-		before := heap()
+		before := inUse()
 		start := time.Now()
 		p := bigFleet(b, n)
 		now := time.Unix(1e9, 0)
 		admitted := p.Next(0, now, n)
 		first := time.Since(start)
-		bytes := heap() - before
+		bytes := inUse() - before
 		var worst time.Duration
 		for range 5 { // one host in a hundred changes: back in service, others start
 			now = now.Add(30 * time.Second)
@@ -38,7 +38,7 @@ func BenchmarkMillion(b *testing.B) {
 	}
 }
 
-func heap() uint64 {
+func inUse() uint64 {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)

@@ -93,10 +93,7 @@ func (r *rawTarget) read() (Target, error) {
 	if len(found) != 1 {
 		return Target{}, at.errorf("target: want exactly one of live, kernel, module, replace, restart")
 	}
-	if found[0].Action != Live {
-		return Target{}, at.errorf("target %s is not supported yet", found[0].Action)
-	}
-	if !namePattern.MatchString(found[0].Name) {
+	if found[0].Action == Live && !namePattern.MatchString(found[0].Name) {
 		return Target{}, at.errorf("target %q: want 1 to 64 letters, digits, dots, dashes", found[0].Name)
 	}
 	return found[0], nil

@@ -63,7 +63,7 @@ func TestParseErrors(t *testing.T) {
 		{"unavailable: 20%", "unavailable: 0", 15, 56, "never let a host start"},
 		{"domains: 1", "domains: 0", 17, 43, "from 1 up"},
 		{"Europe/Paris", "Europe/Atlantis", 18, 11, "time zone"},
-		{"{live: 2026-11-ext4}", "{kernel: 6.1.192-2}", 2, 18, "not supported yet"},
+		{"{live: 2026-11-ext4}", "{live: x, kernel: 6.1.192-2}", 2, 27, "exactly one of"},
 		{"noData: hold", "metrics: [{query: up, max: 1}]", 11, 21, "not supported yet"},
 	} {
 		_, err := Parse([]byte(strings.Replace(demo, tt.old, tt.new, 1)))
