@@ -43,6 +43,7 @@ check: ## what a change must pass before it is committed, quick tests only
 
 .PHONY: bench
 bench: setup build ## one line per figure: bench NAME VALUE UNIT
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/bench-applier ./internal/lab/bench/applier
 	bin/afloat lab bench
 
 CORPUS_SAMPLE ?= 200

@@ -27,7 +27,7 @@ No KVM and no root is needed.`,
 	}
 	dir := cmd.PersistentFlags().String("dir", defaultLab(), "the lab's folder")
 	cmd.AddCommand(newLabUp(dir), newLabStatus(dir), newLabExec(dir), newLabFault(dir),
-		newLabLoad(dir), newLabConsole(dir), newLabDown(dir), newLabDemo(), newLabCorpus())
+		newLabLoad(dir), newLabConsole(dir), newLabDown(dir), newLabDemo(), newLabCorpus(), newLabBench())
 	return cmd
 }
 
