@@ -36,7 +36,7 @@ func Explain(s *State, v *View, id fleet.HostID, now time.Time) Explanation {
 	}
 	e.Rollout, e.Phase = r.ID, rollout.Waiting
 	t := newTurn(s, v, now)
-	if h := s.Host(id); h.Rollout == r.ID {
+	if h := s.Host(id); h.Rollout == r.ID && h.Phase != rollout.Waiting {
 		e.Phase, e.Since, e.Wave = r.HostPhase(h.Phase, h.Wave), h.Since, r.Waves[h.Wave].Name
 		e.Blocker = *t.underway(r, seen, h, e.Phase)
 		return e

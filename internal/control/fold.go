@@ -3,6 +3,7 @@ package control
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"afloat/internal/bundle"
@@ -66,7 +67,50 @@ func (t *turn) crash(seen *Seen, h Host, c health.Crash) {
 			e.Control = append(e.Control, Bystander{r.ID, t.without(r)})
 		}
 	}
+	if e.Patched != "" && c.Counts() {
+		e.Outage = t.outage(seen, c)
+	}
 	t.rec.Crashes = append(t.rec.Crashes, e)
+}
+
+// together is how close in time hosts of one domain must have gone for it to
+// be the domain's doing, late is from when on a host without a sign of life
+// counts as gone for that.
+const (
+	together = 5 * time.Minute
+	late     = 90 * time.Second
+)
+
+// outage names the failure domain of the host of which at least two hosts
+// without the patch, and half of those there are, went down with it: a rack
+// that loses power says nothing about a patch.
+func (t *turn) outage(seen *Seen, c health.Crash) string {
+	for _, domain := range c.Domains {
+		key, value, _ := strings.Cut(domain, "=")
+		all, gone := 0, 0
+		for i := range t.m.hosts {
+			x := &t.m.hosts[i]
+			if x.seen == seen || x.seen.Labels[key] != value || x.host != nil && c.Live != "" && x.host.Live == c.Live {
+				continue
+			}
+			all++
+			if t.wentWith(x.seen, c.At) {
+				gone++
+			}
+		}
+		if gone >= 2 && 2*gone >= all {
+			return domain
+		}
+	}
+	return ""
+}
+
+// wentWith says that the host was lost at about the given time.
+func (t *turn) wentWith(seen *Seen, at time.Time) bool {
+	if !seen.Down.IsZero() && seen.Down.Sub(at).Abs() < together {
+		return true
+	}
+	return t.now.Sub(seen.Heard) > late && seen.Heard.Sub(at).Abs() < together
 }
 
 // without is how many selected hosts do not run the rollout's patch.
@@ -137,6 +181,10 @@ func follows(phase rollout.HostPhase, h *Host, r wire.Report) (rollout.HostPhase
 			return rollout.Failed, clip(r.Reason)
 		case !runs && (r.Phase == wire.PhaseReverted || r.Phase == wire.PhaseIdle):
 			return rollout.Failed, "taken off at the host"
+		}
+	case rollout.Failed:
+		if h.Excused {
+			return rollout.Waiting, "another try: it went down with its failure domain"
 		}
 	case rollout.Reverting:
 		if runs || h.Live == "" && loaded(r) == "" || lost && loaded(r) == "" {

@@ -170,7 +170,7 @@ func (m *memo) place(p *planner, i int32, now time.Time) (plan.State, bool) {
 	p.digests[i] = ""
 	delete(p.blocks, i)
 	switch {
-	case h != nil && h.Rollout == r.ID:
+	case h != nil && h.Rollout == r.ID && h.Phase != rollout.Waiting:
 		return plan.Taken, out
 	case !r.Policy.Select.Matches(seen.Labels):
 		return plan.Absent, out

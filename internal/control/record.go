@@ -67,6 +67,9 @@ type CrashEvent struct {
 	// Control are the rollouts that the host was a bystander of, with the
 	// number of such hosts.
 	Control []Bystander `json:"control,omitempty"`
+	// Outage is the domain that went down as a whole, neighbours without the
+	// patch included: then the crash says nothing about the patch.
+	Outage string `json:"outage,omitempty"`
 }
 
 // Bystander is a rollout and how many of its hosts did not run the patch when the crash came.

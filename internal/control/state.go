@@ -39,6 +39,9 @@ type Host struct {
 	Since   time.Time         `json:"since,omitzero"`   // of the phase
 	Started time.Time         `json:"started,omitzero"` // when it was admitted last
 	Applied time.Time         `json:"applied,omitzero"`
+	// Excused: it went down with its whole failure domain, so a failure that
+	// came of it is not held against it and it gets another try.
+	Excused bool `json:"excused,omitempty"`
 	// Crashes are the ids of its crashes that were folded in, newest last.
 	Crashes []string `json:"crashes,omitempty"`
 }
@@ -180,6 +183,10 @@ func (s *State) applyCrash(c CrashEvent) error {
 	if h.Crashes = append(h.Crashes, c.ID); len(h.Crashes) > maxCrashIDs {
 		h.Crashes = slices.Delete(h.Crashes, 0, 1)
 	}
+	if c.Outage != "" {
+		h.Excused = true
+		return nil
+	}
 	if c.Patched != "" {
 		applied := h.Applied
 		if applied.IsZero() || h.Rollout != c.Patched { // it went down while the patch went on
@@ -232,7 +239,7 @@ func (s *State) moveHost(r *rollout.Rollout, h *Host, m Move, at time.Time) erro
 	step := rollout.Move{Wave: m.Wave, From: from, To: m.To, N: 1, At: at, Applied: h.Applied}
 	if m.To == rollout.Admitted {
 		step.Live = m.Live
-		h.Prev, h.Started, h.Applied = h.Live, at, time.Time{}
+		h.Prev, h.Started, h.Applied, h.Excused = h.Live, at, time.Time{}, false
 	}
 	if err := r.Step(step); err != nil {
 		return err

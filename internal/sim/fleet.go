@@ -12,6 +12,7 @@ import (
 
 	"afloat/internal/fleet"
 	"afloat/internal/kernel"
+	"afloat/internal/plan"
 )
 
 // Fleet describes a virtual fleet: groups of like hosts.
@@ -165,4 +166,14 @@ func kernelOf(g *Group) kernel.ID {
 		release = "6.1.0-55-amd64"
 	}
 	return kernel.ID{Release: release, Version: "#1 SMP simulated", BuildID: "5e" + release}
+}
+
+// Work is the fleet as a forecast sees it, each host out for the given time.
+func (f Fleet) Work(takes time.Duration) []plan.Work {
+	hosts := f.hosts()
+	out := make([]plan.Work, len(hosts))
+	for i := range hosts {
+		out[i] = plan.Work{Labels: hosts[i].labels, Takes: takes}
+	}
+	return out
 }

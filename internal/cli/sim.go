@@ -1,0 +1,174 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"afloat/internal/plan"
+	"afloat/internal/policy"
+	"afloat/internal/sim"
+)
+
+type simOptions struct {
+	fleet   string
+	hosts   int
+	seed    uint64
+	faults  []string
+	horizon time.Duration
+	json    bool
+	svg     string
+	takes   time.Duration
+}
+
+func newSim() *cobra.Command {
+	var o simOptions
+	cmd := &cobra.Command{
+		Use: "sim POLICY.yaml", Short: "Play a rollout on a virtual fleet, with faults", GroupID: "fleet", Args: cobra.ExactArgs(1),
+		Long: "Plays a rollout in virtual time: the server's own decisions, the agent's own brain, faults by seed.\n\nFaults are NAME[:SHARE][@TIME][+DURATION][?SELECTOR]:\n" + faultHelp(),
+		Example: `  afloat sim ext4.yaml --hosts 1000 --seed 7 --fault crash-on-apply:1/1000
+  afloat sim ext4.yaml --fleet fleet.yaml --fault down@40m+30m?rack=r1 --svg run.svg`,
+		RunE: func(cmd *cobra.Command, args []string) error { return runSim(cmd, args[0], o) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.fleet, "fleet", "", "YAML file with the virtual fleet")
+	f.IntVar(&o.hosts, "hosts", 1000, "size of a generated fleet, without --fleet")
+	f.Uint64Var(&o.seed, "seed", 1, "the same seed gives the same run")
+	f.StringArrayVar(&o.faults, "fault", nil, "something that goes wrong; may be repeated")
+	f.DurationVar(&o.horizon, "horizon", 30*24*time.Hour, "longest virtual time")
+	f.BoolVar(&o.json, "json", false, "print the whole result as JSON")
+	f.StringVar(&o.svg, "svg", "", "draw the run into this file")
+	f.DurationVar(&o.takes, "takes", 10*time.Minute, "how long a host is out, for targets that disrupt")
+	return cmd
+}
+
+func faultHelp() string {
+	var lines []string
+	for name, what := range sim.Faults() {
+		lines = append(lines, fmt.Sprintf("  %-15s %s", name, what))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+func (o simOptions) virtualFleet() (sim.Fleet, error) {
+	if o.fleet == "" {
+		return sim.Generated(o.hosts), nil
+	}
+	data, err := os.ReadFile(o.fleet)
+	if err != nil {
+		return sim.Fleet{}, fmt.Errorf("read fleet: %w", err)
+	}
+	return sim.ParseFleet(data)
+}
+
+func runSim(cmd *cobra.Command, file string, o simOptions) error {
+	source, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("read policy: %w", err)
+	}
+	p, err := policy.Parse(source)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	fleet, err := o.virtualFleet()
+	if err != nil {
+		return err
+	}
+	if p.Target.Disrupts() {
+		return printForecast(cmd.OutOrStdout(), p, plan.Ahead(p, fleet.Work(o.takes), time.Now()), o.json)
+	}
+	options := sim.Options{Policy: string(source), Fleet: fleet, Seed: o.seed, Horizon: o.horizon, Check: fleet.Size() <= 2000}
+	for _, s := range o.faults {
+		f, err := sim.ParseFault(s)
+		if err != nil {
+			return withHint(err, "afloat help sim lists the faults")
+		}
+		options.Faults = append(options.Faults, f)
+	}
+	res, err := sim.Run(options)
+	if err != nil {
+		return err
+	}
+	if err := o.draw(res); err != nil {
+		return err
+	}
+	if err := printSim(cmd.OutOrStdout(), res, plan.Ahead(p, fleet.Work(1500*time.Millisecond), time.Now()), o.json); err != nil {
+		return err
+	}
+	if len(res.Broken) > 0 {
+		return withHint(fmt.Errorf("an invariant was broken: %s", res.Broken[0]), "%s", sim.Replay(file, cmp0(o.fleet, fmt.Sprint("--hosts ", o.hosts)), options))
+	}
+	return nil
+}
+
+func cmp0(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+func (o simOptions) draw(res sim.Result) error {
+	if o.svg == "" {
+		return nil
+	}
+	f, err := os.Create(o.svg)
+	if err != nil {
+		return fmt.Errorf("draw run: %w", err)
+	}
+	if err := res.SVG(f); err != nil {
+		return fmt.Errorf("draw run: %w", err)
+	}
+	return f.Close()
+}
+
+func printSim(w io.Writer, res sim.Result, f plan.Forecast, asJSON bool) error {
+	if asJSON {
+		return write(w, "json", struct {
+			sim.Result
+			Forecast plan.Forecast `json:"forecast"`
+		}{res, f}, table{})
+	}
+	for _, m := range res.Moments {
+		fmt.Fprintf(w, "%10s  %s\n", m.At.Round(time.Second), m.Text)
+	}
+	fmt.Fprintf(w, "\n%s after %s: %d of %d hosts had it, %d run it now\n", res.Phase, res.Took.Round(time.Second), res.Exposed, res.Hosts, res.Running)
+	if res.Reason != "" {
+		fmt.Fprintf(w, "because %s\n", res.Reason)
+	}
+	if res.Hold != "" {
+		fmt.Fprintf(w, "holds: %s\n", res.Hold)
+	}
+	fmt.Fprintf(w, "crashes: %d by the patch, %d of healthy hosts, %d counted against the rollout\n", res.Crashes, res.Background, res.Counted)
+	return forecastLines(w, f)
+}
+
+func printForecast(w io.Writer, p *policy.Policy, f plan.Forecast, asJSON bool) error {
+	if asJSON {
+		return write(w, "json", f, table{})
+	}
+	fmt.Fprintf(w, "%s of %d hosts\n", p.Target, f.Hosts)
+	for _, wave := range f.Waves {
+		fmt.Fprintf(w, "  wave %-12s %7d hosts  opens %8s  over %8s\n", wave.Name, wave.Hosts, wave.Opens.Round(time.Second), wave.Ends.Round(time.Second))
+	}
+	return forecastLines(w, f)
+}
+
+func forecastLines(w io.Writer, f plan.Forecast) error {
+	if f.Stuck != "" {
+		fmt.Fprintf(w, "%d hosts can never start: %s\n", f.Left, f.Stuck)
+	}
+	fmt.Fprintf(w, "forecast: last start after %s, done after %s, at most %d hosts out at once\n", f.Started.Round(time.Second), f.Done.Round(time.Second), f.Peak)
+	if len(f.Bounds) > 0 {
+		b := f.Bounds[0]
+		_, err := fmt.Fprintf(w, "no schedule beats %s (%s: %s); the forecast is %.1f %% above\n", b.Least.Round(time.Second), b.Name, b.Why, max(0, f.Gap()*100))
+		return err
+	}
+	return nil
+}
