@@ -27,6 +27,7 @@ demo: setup build ## the main job on real kernels: a fix under traffic, then a b
 .PHONY: test
 test: setup build kits ## every test that fits 25 minutes
 	$(GO) test -race -shuffle=on -timeout 15m $$($(GO) list ./... | grep -v '/internal/lab')
+	$(GO) test -run '^TestSoak$$' -timeout 15m ./internal/sim
 	$(GO) test -p 1 -shuffle=on -timeout 20m ./internal/lab/...
 
 .PHONY: kits
@@ -55,6 +56,15 @@ corpus: setup build ## a live patch from each of 200 files that Debian changed, 
 .PHONY: bench-gate
 bench-gate: ## how often the crash gate stops good patches, and how early bad ones (a few minutes)
 	$(GO) run ./internal/sim/gatebench
+
+.PHONY: soak
+soak: ## a million random rollouts against what must always hold (under an hour)
+	AFLOAT_SOAK=1000000 $(GO) test ./internal/sim -run '^TestSoak$$' -timeout 120m
+
+.PHONY: bench-plan
+bench-plan: ## planner and simulator at a million hosts
+	$(GO) test ./internal/plan -run '^TestMakespan' -bench Million -benchtime 1x | grep '^bench '
+	GOGC=400 $(GO) test ./internal/sim -run '^$$' -bench Million -benchtime 1x -timeout 30m | grep '^bench '
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (default 30s)
