@@ -101,15 +101,15 @@ func report() *Report {
 
 func TestFigures(t *testing.T) {
 	got := report().Figures()
-	want := Figures{Files: 8, Alone: 1, Unchanged: 1, Built: 3, Loaded: 3, Patching: 2, Refused: 3, BootOnly: 1}
+	want := Figures{Files: 8, Alone: 1, Unchanged: 1, Built: 3, Loaded: 3, Patching: 2, Refused: 3, BootOnly: 1, Mixed: 1}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
-	if got.BuiltPct() != 60 {
-		t.Errorf("%v %% built, want 3 of 5", got.BuiltPct())
+	if got.BuiltPct() != 60 || got.CodePct() != 75 {
+		t.Errorf("%v %% and %v %% built, want 3 of 5 and of 4", got.BuiltPct(), got.CodePct())
 	}
 	text := got.Text()
-	for _, line := range []string{"bench corpus_compiled 7 count\n", "bench corpus_built_pct 60.0 %\n", "bench corpus_errors 0 count\n"} {
+	for _, line := range []string{"bench corpus_compiled 7 count\n", "bench corpus_built_pct 60.0 %\n", "bench corpus_built_code_pct 75.0 %\n", "bench corpus_errors 0 count\n"} {
 		if !strings.Contains(text, line) {
 			t.Errorf("%q lacks %q", text, line)
 		}
@@ -194,6 +194,14 @@ func TestAlarming(t *testing.T) {
 	} {
 		if alarming(loud) == "" {
 			t.Errorf("%q is not alarming", loud)
+		}
+	}
+}
+
+func TestRedirected(t *testing.T) {
+	for out, want := range map[string]int{"redirected 4\n[ 1.0] x\n": 4, "[ 1.0] redirected 4\n": 0, "redirected \n": 0, "": 0} {
+		if got := redirected(out); got != want {
+			t.Errorf("%q: %d, want %d", out, got, want)
 		}
 	}
 }

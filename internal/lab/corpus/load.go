@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -121,6 +122,9 @@ func (r *run) load(ctx context.Context, g *guest, result Result) (Load, error) {
 	if alarm := alarming(out.Stdout); alarm != "" {
 		return load, fmt.Errorf("the kernel warned: %s\n%s", alarm, tail(out.Stdout, 3000))
 	}
+	if load.Redirected = redirected(out.Stdout); load.Patching && load.Redirected != result.Functions {
+		return load, fmt.Errorf("the kernel redirected %d of %d functions", load.Redirected, result.Functions)
+	}
 	load.OK = true
 	return load, nil
 }
@@ -144,6 +148,7 @@ settle() {
 insmod /tmp/patch.ko || { dmesg | tail -5; exit 1; }
 settle || exit 2
 [ "$(cat $state/enabled)" = 1 ] || exit 3
+echo redirected $(grep -c klp_ftrace_handler /sys/kernel/tracing/enabled_functions)
 echo 0 >$state/enabled || exit 4
 settle || exit 5
 for i in $(seq 100); do
@@ -169,6 +174,19 @@ func alarming(log string) string {
 		}
 	}
 	return ""
+}
+
+// redirected reads how many functions the kernel had redirected, from lifeScript's output.
+func redirected(out string) int {
+	for line := range strings.Lines(out) {
+		if n, ok := strings.CutPrefix(line, "redirected "); ok {
+			count, err := strconv.Atoi(strings.TrimSpace(n))
+			if err == nil {
+				return count
+			}
+		}
+	}
+	return 0
 }
 
 // loadTarget loads a module of the kernel and what it needs, and says why the

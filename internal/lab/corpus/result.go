@@ -55,8 +55,10 @@ type Load struct {
 	// Loaded, made its transition, was disabled, made its transition back and
 	// was unloaded, without a warning of the kernel.
 	OK bool `json:"ok"`
-	// Patching says that the functions were really redirected: the target ran.
-	Patching bool `json:"patching"`
+	// Patching says that the targets ran in the guest, so that the kernel had to
+	// redirect every function. Redirected is how many it says it did.
+	Patching   bool `json:"patching"`
+	Redirected int  `json:"redirected"`
 	// Detail is what went wrong, or why the target does not run.
 	Detail string `json:"detail,omitempty"`
 	MS     int64  `json:"ms"`
@@ -65,11 +67,20 @@ type Load struct {
 // BootOnly says that a refused change is only to data initialisers or to code
 // that runs at boot, load or unload.
 func (r Result) BootOnly() bool {
-	if r.Outcome != Refused || r.Code {
-		return false
-	}
-	return !slices.ContainsFunc(r.Refusals, func(f elfdiff.Refusal) bool {
-		return f.Class != elfdiff.ClassInit && f.Class != elfdiff.ClassData
+	return !r.Code && r.refusedFor(elfdiff.ClassInit, elfdiff.ClassData)
+}
+
+// Mixed says that a change was refused for what no live patch can bring into a
+// running kernel: initialisers, code of boot, load or unload, the layout of a
+// type in use, and that it has code beside that.
+func (r Result) Mixed() bool {
+	return !r.BootOnly() && r.refusedFor(elfdiff.ClassInit, elfdiff.ClassData, elfdiff.ClassType)
+}
+
+// refusedFor says that the file was refused for nothing but these classes.
+func (r Result) refusedFor(classes ...elfdiff.Class) bool {
+	return r.Outcome == Refused && !slices.ContainsFunc(r.Refusals, func(f elfdiff.Refusal) bool {
+		return !slices.Contains(classes, f.Class)
 	})
 }
 

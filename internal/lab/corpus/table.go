@@ -13,9 +13,11 @@ type Figures struct {
 	// Built live patches, those that were loaded without an error, and those
 	// among them whose functions really were redirected in the guest.
 	Built, Loaded, Patching int
-	// Refused changes, and those of them that are only data initialisers or code of boot, load and unload.
-	Refused, BootOnly int
-	Errors            int
+	// Refused changes, those of them that are only data initialisers or code of
+	// boot, load and unload, and those that have such a part, or another layout
+	// of a type, beside code.
+	Refused, BootOnly, Mixed int
+	Errors                   int
 }
 
 // Figures counts the results.
@@ -34,6 +36,9 @@ func (r *Report) Figures() Figures {
 		}
 		if x.BootOnly() {
 			f.BootOnly++
+		}
+		if x.Mixed() {
+			f.Mixed++
 		}
 		if x.Load != nil && x.Load.OK {
 			f.Loaded++
@@ -55,17 +60,22 @@ func (f Figures) Compiled() int { return f.Files - f.Alone }
 func (f Figures) Patchable() int { return f.Compiled() - f.Unchanged - f.BootOnly }
 
 // BuiltPct is the share of the patchable ones that a live patch was built for, in percent.
-func (f Figures) BuiltPct() float64 {
-	if f.Patchable() == 0 {
+func (f Figures) BuiltPct() float64 { return percent(f.Built, f.Patchable()) }
+
+// CodePct is the share of those whose change is only to code that runs after boot, in percent.
+func (f Figures) CodePct() float64 { return percent(f.Built, f.Patchable()-f.Mixed) }
+
+func percent(part, whole int) float64 {
+	if whole == 0 {
 		return 0
 	}
-	return 100 * float64(f.Built) / float64(f.Patchable())
+	return 100 * float64(part) / float64(whole)
 }
 
 // Text is the figures as benchmark lines.
 func (f Figures) Text() string {
 	return fmt.Sprintf("bench corpus_files %d count\nbench corpus_compiled %d count\nbench corpus_loaded %d count\n"+
-		"bench corpus_built_pct %.1f %%\nbench corpus_errors %d count\n", f.Files, f.Compiled(), f.Loaded, f.BuiltPct(), f.Errors)
+		"bench corpus_built_code_pct %.1f %%\nbench corpus_built_pct %.1f %%\nbench corpus_errors %d count\n", f.Files, f.Compiled(), f.Loaded, f.CodePct(), f.BuiltPct(), f.Errors)
 }
 
 // Markdown is the report as a page.
@@ -81,12 +91,16 @@ func (r *Report) Markdown(now time.Time) string {
 	fmt.Fprintf(&b, "| does not compile without the other files of its version | %d |\n", f.Alone)
 	fmt.Fprintf(&b, "| compiles, and no object changes | %d |\n", f.Unchanged)
 	fmt.Fprintf(&b, "| refused: only data initialisers, or code of boot, load or unload | %d |\n", f.BootOnly)
-	fmt.Fprintf(&b, "| refused for another reason | %d |\n", f.Refused-f.BootOnly)
+	fmt.Fprintf(&b, "| refused: code, but with such initialisers, such code or another layout of a type | %d |\n", f.Mixed)
+	fmt.Fprintf(&b, "| refused for another reason | %d |\n", f.Refused-f.BootOnly-f.Mixed)
 	fmt.Fprintf(&b, "| built | %d |\n", f.Built)
 	fmt.Fprintf(&b, "| ... of these loaded and unloaded in QEMU | %d |\n", f.Loaded)
-	fmt.Fprintf(&b, "| ... of these with the patched code running in the guest | %d |\n", f.Patching)
+	fmt.Fprintf(&b, "| ... of these whose target ran in the guest, with every function redirected | %d |\n", f.Patching)
 	fmt.Fprintf(&b, "| errors | %d |\n\n", f.Errors)
-	fmt.Fprintf(&b, "Built: %d of the %d files whose change reaches code that runs after boot, %.1f %%.\n", f.Built, f.Patchable(), f.BuiltPct())
+	fmt.Fprintf(&b, "Built: %d of the %d files whose change reaches code that runs after boot, %.1f %%;\n"+
+		"%.1f %% of those that change nothing but such code. What was refused in between is listed below: patching the code alone\n"+
+		"would leave the running kernel with half of the change, so its author has to say what should happen to the rest.\n",
+		f.Built, f.Patchable(), f.BuiltPct(), f.CodePct())
 	fmt.Fprintf(&b, "Time to build one, in seconds: %s.\n", r.times())
 	r.writeClasses(&b)
 	r.writeFiles(&b)
