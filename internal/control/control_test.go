@@ -356,3 +356,28 @@ func TestRefusals(t *testing.T) {
 		t.Error("resumed what was not paused")
 	}
 }
+
+func TestControlArmIsPatchedLast(t *testing.T) {
+	l := newLab(t, 20)
+	id := l.start("good", "waves: [{size: 100%, soak: 10m}]\ngate: {control: {size: 10%, by: 24h}}")
+	for range 30 {
+		l.tick(time.Minute)
+	}
+	if got := l.running(digest('a')); len(got) != 18 {
+		t.Fatalf("%d hosts run it after half an hour, want all but the control arm", len(got))
+	}
+	for _, h := range l.ids {
+		if e := Explain(l.s, l.v, h, l.now); e.Phase == rollout.Waiting && (e.Kind != KindWave || !strings.Contains(e.Reason, "arm to compare with") || e.Until.IsZero()) {
+			t.Errorf("control host: %+v", e)
+		}
+	}
+	l.tick(24 * time.Hour)
+	for range 30 {
+		l.tick(time.Minute)
+	}
+	l.wantPhase(id, rollout.PhaseComplete)
+	if got := l.running(digest('a')); len(got) != 20 {
+		t.Errorf("%d hosts run it after a day, want all", len(got))
+	}
+	l.checkReplay()
+}

@@ -245,10 +245,22 @@ func (t *turn) wave(r *rollout.Rollout, e rollout.WaveEvent) {
 
 // open opens a wave; one whose selector nothing matches is over at once.
 func (t *turn) open(r *rollout.Rollout, i int) {
+	if t.now.Before(t.controlUntil(r, i)) {
+		return
+	}
 	t.wave(r, rollout.WaveEvent{Wave: i, What: rollout.WaveOpens})
 	if r.Policy.Waves[i].Select != nil && t.planner(r).Matching(i) == 0 {
 		t.wave(r, rollout.WaveEvent{Wave: i, What: rollout.WaveCloses, Why: "no host matches"})
 	}
+}
+
+// controlUntil is until when wave i is kept back as the arm to compare with:
+// the zero time if it is no such wave, or the evidence is enough.
+func (t *turn) controlUntil(r *rollout.Rollout, i int) time.Time {
+	if !r.Policy.Waves[i].Control || gate.Decide(r.Policy.Gate, r.Facts(t.now)).Level == gate.LevelGo {
+		return time.Time{}
+	}
+	return r.Started.Add(r.Policy.Gate.Control.By)
 }
 
 // settled says that the wave has all its hosts and they are through.

@@ -110,6 +110,11 @@ func (t *turn) waits(r *rollout.Rollout, p *planner, i int32) *Blocker {
 	if w < 0 {
 		return blocked(KindWave, "", "no wave of rollout %s takes it", r.ID)
 	}
+	if until := t.controlUntil(r, w); t.now.Before(until) && r.Waves[w].Opened.IsZero() {
+		b := blocked(KindWave, "when the evidence is enough, or the time is up", "it is kept without the patch, as the arm to compare with")
+		b.Until = until
+		return b
+	}
 	if current, opened := r.Current(); w > current || w == current && !opened {
 		return t.wavesBefore(r, w, min(current, len(r.Waves)-1))
 	}

@@ -36,7 +36,7 @@ func Parse(data []byte) (*Policy, error) {
 	}
 	p := &Policy{}
 	for _, step := range []func(*document) error{
-		p.readHead, p.readWaves, p.readGate, p.readBudgets, p.readTimes, p.readRest,
+		p.readHead, p.readWaves, p.readGate, p.readControl, p.readBudgets, p.readTimes, p.readRest, p.hurry,
 	} {
 		if err := step(&d); err != nil {
 			return nil, located(err)
@@ -189,13 +189,72 @@ func (p *Policy) readGate(d *document) (err error) {
 	if len(g.Metrics) > 0 {
 		return g.Metrics[0].Query.errorf("gate.metrics is not supported yet")
 	}
-	if g.Control.Size.s != "" {
-		if p.Gate.Control.Size, err = g.Control.Size.amount(); err != nil {
-			return err
+	return nil
+}
+
+// DefaultControlBy is how long the control arm may wait for its patch.
+const DefaultControlBy = 72 * time.Hour
+
+// readControl keeps the last share of the hosts back as a wave of its own.
+func (p *Policy) readControl(d *document) (err error) {
+	t := d.Gate.Control.Size
+	if t.s == "" {
+		if by := d.Gate.Control.By; by.s != "" {
+			return by.errorf("gate.control.by needs gate.control.size")
+		}
+		return nil
+	}
+	c := &p.Gate.Control
+	if c.Size, err = t.amount(); err != nil {
+		return err
+	}
+	if c.By, err = d.Gate.Control.By.duration(DefaultControlBy); err != nil {
+		return err
+	}
+	last := &p.Waves[len(p.Waves)-1]
+	switch {
+	case c.Size.Share <= 0 || c.Size.Share > 0.5:
+		return t.errorf("gate.control.size %q: want a share of at most 50%%", t.s)
+	case last.Select != nil || last.Size.Share != 1:
+		return t.errorf("gate.control needs a last wave of 100%%: it is taken from that")
+	}
+	for i := range p.Waves {
+		if w := &p.Waves[i]; w.Select == nil && w.Size.Share > 1-c.Size.Share {
+			w.Size.Share = 1 - c.Size.Share
 		}
 	}
-	p.Gate.Control.By, err = g.Control.By.duration(0)
-	return err
+	p.Waves = append(p.Waves, Wave{Name: "control", Control: true, Size: Amount{Share: 1},
+		Failures: last.Failures, Stragglers: last.Stragglers, Soak: last.Soak})
+	return nil
+}
+
+// hurry makes an emergency faster: soaks a quarter as long, budgets twice as wide.
+func (p *Policy) hurry(d *document) error {
+	p.Reason = d.Reason.s
+	if p.Urgency != Emergency {
+		return nil
+	}
+	if p.Reason == "" {
+		return d.Urgency.errorf("urgency emergency needs a reason, for the audit")
+	}
+	for i := range p.Waves {
+		p.Waves[i].Soak /= 4
+	}
+	p.Down = p.Down.double()
+	for i := range p.Budgets {
+		b := &p.Budgets[i]
+		b.Unavailable, b.Starts.N = b.Unavailable.double(), 2*b.Starts.N
+	}
+	p.Rate.N *= 2
+	return nil
+}
+
+// double is twice the amount. What a quorum can lose does not grow.
+func (a Amount) double() Amount {
+	if a.Quorum {
+		return a
+	}
+	return Amount{N: 2 * a.N, Share: min(1, 2*a.Share)}
 }
 
 func (p *Policy) readCrashes(g *rawGate) (err error) {
@@ -351,18 +410,14 @@ func (d *document) unsupported() error {
 		name string
 		t    text
 	}{
-		{"gate.control", d.Gate.Control.Size},
 		{"debt", d.Debt.Reboot}, {"debt", d.Debt.BootSample},
 	} {
 		if f.t.s != "" {
 			return f.t.errorf("%s is not supported yet", f.name)
 		}
 	}
-	switch {
-	case d.Fallback.s == string(FallbackReboot):
+	if d.Fallback.s == string(FallbackReboot) {
 		return d.Fallback.errorf("fallback reboot is not supported yet")
-	case d.Urgency.s == string(Emergency):
-		return d.Urgency.errorf("urgency emergency is not supported yet")
 	}
 	return nil
 }

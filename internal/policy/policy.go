@@ -19,10 +19,12 @@ type Policy struct {
 	Target   Target
 	Fallback Fallback
 	Urgency  Urgency
-	Select   fleet.Selector
-	Waves    []Wave
-	Gate     Gate
-	Budgets  []Budget
+	// Reason is why, for the audit; an emergency must have one.
+	Reason  string
+	Select  fleet.Selector
+	Waves   []Wave
+	Gate    Gate
+	Budgets []Budget
 	// Windows are when hosts may start; none means always.
 	Windows []Window
 	// Freezes are when no host may start, whatever the windows say.
@@ -126,6 +128,9 @@ type Wave struct {
 	Soak   time.Duration
 	// Failures is how many hosts of the wave may fail before it holds.
 	Failures Amount
+	// Control is the last wave: hosts kept as the arm to compare with, until
+	// the evidence is enough or Gate.Control.By has passed since the start.
+	Control bool
 	// Stragglers is how many admitted hosts the wave need not wait for.
 	Stragglers Amount
 }

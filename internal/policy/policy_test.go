@@ -78,6 +78,25 @@ func TestParseErrors(t *testing.T) {
 	}
 }
 
+func TestEmergencyAndControl(t *testing.T) {
+	const text = "name: x\ntarget: {live: y}\nurgency: emergency\nreason: under attack\n" +
+		"waves: [{size: 10%, soak: 1h}, {size: 100%, soak: 4h}]\ngate: {control: {size: 5%, by: 48h}}\n" +
+		"budgets: [{name: a, unavailable: 20%}, {name: q, groupBy: c, unavailable: quorum-1}]\nunavailable: 3\n"
+	p, err := Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := p.Waves; len(w) != 3 || w[0].Soak != 15*time.Minute || w[1].Size.Share != 0.95 || !w[2].Control || w[2].Size.Share != 1 {
+		t.Errorf("waves are %+v", w)
+	}
+	if p.Budgets[0].Unavailable.Share != 0.4 || p.Budgets[1].Unavailable != (Amount{Quorum: true, N: 1}) || p.Down.N != 6 {
+		t.Errorf("budgets are %+v, %v at most", p.Budgets, p.Down)
+	}
+	if _, err := Parse([]byte(strings.Replace(text, "reason: under attack\n", "", 1))); err == nil || !strings.Contains(err.Error(), "needs a reason") {
+		t.Errorf("an emergency without a reason: %v", err)
+	}
+}
+
 func TestAmount(t *testing.T) {
 	for _, tt := range []struct {
 		a        Amount

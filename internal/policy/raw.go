@@ -6,6 +6,7 @@ type document struct {
 	Target      *rawTarget  `yaml:"target"`
 	Fallback    text        `yaml:"fallback"`
 	Urgency     text        `yaml:"urgency"`
+	Reason      text        `yaml:"reason"`
 	Select      text        `yaml:"select"`
 	Waves       []rawWave   `yaml:"waves"`
 	Gate        rawGate     `yaml:"gate"`
