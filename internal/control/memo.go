@@ -168,7 +168,9 @@ func (m *memo) place(p *planner, i int32, now time.Time) (plan.State, bool) {
 	h := m.hosts[i].host
 	out := quiet(r, seen, now) || h != nil && h.Phase.Acting()
 	p.digests[i] = ""
-	delete(p.blocks, i)
+	if len(p.blocks) > 0 {
+		delete(p.blocks, i)
+	}
 	switch {
 	case h != nil && h.Rollout == r.ID && h.Phase != rollout.Waiting:
 		return plan.Taken, out

@@ -220,29 +220,53 @@ func (s *State) bystanders(c CrashEvent, id string) int {
 	return 0
 }
 
+// cohort is hosts of one move that come from the same place: one step of the rollout.
+type cohort struct {
+	from    rollout.HostPhase
+	applied time.Time
+}
+
 func (s *State) applyMove(m Move, at time.Time) error {
 	return s.with(m.Rollout, func(r *rollout.Rollout) error {
+		var order []cohort
+		counts := map[cohort]int{}
 		for _, id := range m.Hosts {
-			if err := s.moveHost(r, s.host(id), m, at); err != nil {
-				return fmt.Errorf("host %s: %w", id, err)
+			c := s.cohort(r, s.host(id))
+			if counts[c]++; counts[c] == 1 {
+				order = append(order, c)
 			}
+		}
+		for _, c := range order {
+			step := rollout.Move{Wave: m.Wave, From: c.from, To: m.To, N: counts[c], At: at, Applied: c.applied}
+			if m.To == rollout.Admitted {
+				step.Live = m.Live
+			}
+			if err := r.Step(step); err != nil {
+				return err
+			}
+		}
+		for _, id := range m.Hosts {
+			s.hosts[id].move(r, m, at)
 		}
 		return nil
 	})
 }
 
-func (s *State) moveHost(r *rollout.Rollout, h *Host, m Move, at time.Time) error {
-	from := rollout.Waiting
+func (s *State) cohort(r *rollout.Rollout, h *Host) cohort {
+	c := cohort{from: rollout.Waiting}
 	if h.Rollout == r.ID {
-		from = r.HostPhase(h.Phase, h.Wave)
+		c.from = r.HostPhase(h.Phase, h.Wave)
 	}
-	step := rollout.Move{Wave: m.Wave, From: from, To: m.To, N: 1, At: at, Applied: h.Applied}
+	if c.from.Exposed() {
+		c.applied = h.Applied
+	}
+	return c
+}
+
+// move is what a move makes of one of its hosts.
+func (h *Host) move(r *rollout.Rollout, m Move, at time.Time) {
 	if m.To == rollout.Admitted {
-		step.Live = m.Live
 		h.Prev, h.Started, h.Applied, h.Excused = h.Live, at, time.Time{}, false
-	}
-	if err := r.Step(step); err != nil {
-		return err
 	}
 	if m.Orders() {
 		h.Generation++
@@ -252,7 +276,6 @@ func (s *State) moveHost(r *rollout.Rollout, h *Host, m Move, at time.Time) erro
 		h.Applied = at
 	}
 	h.Rollout, h.Wave, h.Phase, h.Reason, h.Since = r.ID, m.Wave, m.To, m.Reason, at
-	return nil
 }
 
 func (s *State) applyChange(c Change, at time.Time) error {

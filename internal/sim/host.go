@@ -14,6 +14,7 @@ import (
 // host is one virtual host: the agent's brain over a pretended kernel.
 type host struct {
 	id      fleet.HostID
+	i       int32 // its index
 	group   *Group
 	labels  fleet.Labels
 	boot    time.Duration // that a boot takes

@@ -90,7 +90,7 @@ func newWorld(o Options, target string) *world {
 	w.index = make(map[fleet.HostID]int32, len(w.hosts))
 	w.heard = make([]uint64, len(w.hosts))
 	for i := range w.hosts {
-		w.index[w.hosts[i].id] = int32(i)
+		w.index[w.hosts[i].id], w.hosts[i].i = int32(i), int32(i)
 		w.rate += w.hosts[i].group.CrashesPerYear / (365 * 24)
 	}
 	w.stock()
@@ -137,7 +137,7 @@ func (w *world) enrol(h *host) {
 	h.run(w, w.now)
 	h.quiet = false
 	h.seq++
-	i := w.index[h.id]
+	i := h.i
 	r := h.report(w, w.now)
 	w.arrive(i, &r)
 }

@@ -133,7 +133,7 @@ func (w *world) pop() event {
 }
 
 func (w *world) schedule(at time.Duration, h *host, k kind) {
-	w.push(event{at: at, kind: k, host: w.index[h.id]})
+	w.push(event{at: at, kind: k, host: h.i})
 }
 
 // latency of one message.
@@ -155,9 +155,9 @@ func (w *world) send(h *host, r wire.Report, now time.Duration) {
 			at += time.Duration(w.rng.Float64() * float64(f.For))
 		}
 	}
-	w.push(event{at: at, kind: evReport, host: w.index[h.id], report: &r})
+	w.push(event{at: at, kind: evReport, host: h.i, report: &r})
 	if w.rng.Float64() < w.faults.chance("twice", h.labels) {
-		w.push(event{at: at + 2*w.latency(), kind: evReport, host: w.index[h.id], report: &r})
+		w.push(event{at: at + 2*w.latency(), kind: evReport, host: h.i, report: &r})
 	}
 }
 
@@ -214,13 +214,13 @@ func (w *world) patched(h *host, d bundle.Digest, now time.Duration) {
 	w.out.Applied++
 	soon := func() time.Duration { return now + time.Duration(w.rng.Float64()*float64(time.Minute)) }
 	if w.rng.Float64() < w.faults.chance("crash-on-apply", h.labels) {
-		w.push(event{at: soon(), kind: evDie, host: w.index[h.id], digest: d})
+		w.push(event{at: soon(), kind: evDie, host: h.i, digest: d})
 	}
 	if w.rng.Float64() < w.faults.chance("oops-on-apply", h.labels) {
-		w.push(event{at: soon(), kind: evOops, host: w.index[h.id], digest: d})
+		w.push(event{at: soon(), kind: evOops, host: h.i, digest: d})
 	}
 	if leak := w.faults.chance("leak", h.labels); leak > 0 {
-		w.push(event{at: now + w.exponential(leak), kind: evDie, host: w.index[h.id], digest: d})
+		w.push(event{at: now + w.exponential(leak), kind: evDie, host: h.i, digest: d})
 	}
 }
 
