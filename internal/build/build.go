@@ -29,6 +29,8 @@ type Options struct {
 	// Name of the patch set, the same for every kernel.
 	Name string
 	CVEs []string
+	// On, if set, is the bundle whose patches come before Patches.
+	On *Earlier
 	// Patches apply in order; the live patch holds all of them.
 	Patches []Input
 	Key     ed25519.PrivateKey
@@ -69,8 +71,12 @@ const ClassFile elfdiff.Class = "file"
 
 // Build makes a bundle. Errors that callers tell apart: ErrUnchanged;
 // *elfdiff.RefusedError, what cannot be live patched; *patch.ConflictError, a
-// diff that does not apply; *kbuild.CompileError.
+// diff that does not apply, and within a *ClashError where an earlier one is
+// the reason; *OtherKernelError; *kbuild.CompileError.
 func Build(ctx context.Context, o Options) (*Output, error) {
+	if err := o.takeUp(); err != nil {
+		return nil, err
+	}
 	work, err := os.MkdirTemp(o.WorkDir, "afloat-build-")
 	if err != nil {
 		return nil, fmt.Errorf("build: %w", err)
@@ -135,7 +141,7 @@ func (b *builder) apply() error {
 		return fmt.Errorf("open source: %w", err)
 	}
 	defer root.Close()
-	b.applied, err = patch.Apply(root.ReadFile, patches...)
+	b.applied, err = b.applyAll(root.ReadFile, patches)
 	if err != nil {
 		return err
 	}

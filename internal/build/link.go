@@ -206,6 +206,9 @@ func (b *builder) manifest(module string, stats klpmod.Stats) bundle.Manifest {
 			Notes: slices.Concat(b.Kit.Notes, b.notes, stats.Notes),
 		},
 	}
+	if b.On != nil {
+		m.On = b.On.Digest
+	}
 	if b.Kit.Ref.Version != "" {
 		m.Evidence.Kit = b.Kit.Ref.String()
 	}
@@ -213,8 +216,7 @@ func (b *builder) manifest(module string, stats klpmod.Stats) bundle.Manifest {
 		m.Functions = append(m.Functions, bundle.Function{Object: f.Object, Name: f.Name, Sympos: f.Sympos})
 	}
 	for _, in := range b.Patches {
-		sum := sha256.Sum256(in.Text)
-		m.Sources = append(m.Sources, bundle.Source{Name: in.Name, SHA256: hex.EncodeToString(sum[:]), Diff: string(in.Text)})
+		m.Sources = append(m.Sources, bundle.Source{Name: in.Name, SHA256: hexSum(in.Text), Diff: string(in.Text)})
 	}
 	for _, p := range b.parts {
 		m.Evidence.Objects = append(m.Evidence.Objects, p.pair.Unit.Object)

@@ -85,7 +85,9 @@ type Manifest struct {
 	// KlpSymbols is the number of symbols resolved at load time: load time grows with it.
 	KlpSymbols int `json:"klp_symbols"`
 	// Sources are the diffs, oldest first; a cumulative live patch lists every earlier one.
-	Sources  []Source  `json:"sources"`
+	Sources []Source `json:"sources"`
+	// On is the bundle that this one was built on: its sources come first here. "" for none.
+	On       Digest    `json:"on,omitempty"`
 	Evidence Evidence  `json:"evidence"`
 	Created  time.Time `json:"created"`
 }
@@ -208,6 +210,11 @@ func (m Manifest) validate() error {
 		return fmt.Errorf("module name %q: want 1 to 55 letters, digits, underscores", m.Module)
 	case m.Size < 0 || m.Size > MaxPayload:
 		return fmt.Errorf("payload size %d", m.Size)
+	}
+	if m.On != "" {
+		if err := m.On.Validate(); err != nil {
+			return fmt.Errorf("built on: %w", err)
+		}
 	}
 	return m.Kernel.Validate()
 }

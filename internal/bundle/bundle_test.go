@@ -107,6 +107,7 @@ func TestSealRefuses(t *testing.T) {
 		"long module": func(m *Manifest) { m.Module = strings.Repeat("m", 56) },
 		"no build id": func(m *Manifest) { m.Kernel.BuildID = "" },
 		"no version":  func(m *Manifest) { m.Kernel.Version = " " },
+		"built on":    func(m *Manifest) { m.On = "sha256:1" },
 	} {
 		m := manifest()
 		spoil(&m)

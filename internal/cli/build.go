@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -22,10 +23,10 @@ import (
 const exitSource = 4
 
 type buildFlags struct {
-	kernel, key, name, out, debs string
-	cves                         []string
-	jobs                         int
-	noCache, quiet               bool
+	kernel, key, name, out, debs, on string
+	cves, publishers                 []string
+	jobs                             int
+	noCache, quiet                   bool
 }
 
 func newBuild() *cobra.Command {
@@ -38,13 +39,17 @@ func newBuild() *cobra.Command {
 The diffs apply in order to the kernel's own source. Only the objects they touch
 are compiled, before and after; the originals are proven to be the code that the
 shipped kernel runs; the difference is linked into a livepatch module that
-replaces every earlier one, and sealed with the publisher's key. A live patch is
-cumulative: give the diffs of the earlier ones first.
+replaces every earlier one, and sealed with the publisher's key.
+
+A live patch is cumulative: it must hold the earlier ones as well. --on takes the
+diffs and CVEs of the last bundle for this kernel and puts the new diffs after
+them. The bundle must be signed with the key in use, or with a --publisher-key.
 
 Exit codes: 0 built, 1 error, 2 the change cannot be live patched, 3 the diffs
 change nothing in the kernel's objects, 4 a diff does not apply or the patched
 source does not compile.`,
-		Example: "  afloat build --kernel debian:6.1.0-55-amd64 --key publisher --name 2026-11-ext4 -o ext4.afloat ext4.patch",
+		Example: "  afloat build --kernel debian:6.1.0-55-amd64 --key publisher --name 2026-11-ext4 -o ext4.afloat ext4.patch\n" +
+			"  afloat build --kernel debian:6.1.0-55-amd64 --key publisher --name 2026-12-net -o net.afloat --on ext4.afloat net.patch",
 		GroupID: "build",
 		Args:    cobra.MinimumNArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return runBuild(cmd, f, args) },
@@ -54,6 +59,8 @@ source does not compile.`,
 	cmd.Flags().StringVar(&f.name, "name", "", "name of the patch set, the same for every kernel (required)")
 	cmd.Flags().StringVarP(&f.out, "output", "o", "", "file to write the bundle to (required)")
 	cmd.Flags().StringArrayVar(&f.cves, "cve", nil, "CVE that the patch fixes; may be repeated")
+	cmd.Flags().StringVar(&f.on, "on", "", "bundle to build on: its diffs come first")
+	cmd.Flags().StringArrayVar(&f.publishers, "publisher-key", nil, "public key that may have signed the bundle of --on, besides --key's own; may be repeated")
 	cmd.Flags().IntVarP(&f.jobs, "jobs", "j", 0, "compilations at once; 0 means one per CPU")
 	cmd.Flags().BoolVar(&f.noCache, "no-cache", false, "compile every object anew")
 	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "say nothing unless it goes wrong")
@@ -80,6 +87,10 @@ func runBuild(cmd *cobra.Command, f buildFlags, files []string) error {
 	if err != nil {
 		return err
 	}
+	earlier, err := readEarlier(f.on, key, f.publishers)
+	if err != nil {
+		return err
+	}
 	progress := cmd.ErrOrStderr()
 	if f.quiet {
 		progress = io.Discard
@@ -93,7 +104,7 @@ func runBuild(cmd *cobra.Command, f buildFlags, files []string) error {
 		return err
 	}
 	out, err := build.Build(cmd.Context(), build.Options{
-		Kit: k, Name: f.name, CVEs: f.cves, Patches: inputs, Key: key, Parallel: f.jobs, NoCache: f.noCache, Now: start,
+		Kit: k, Name: f.name, CVEs: f.cves, On: earlier, Patches: inputs, Key: key, Parallel: f.jobs, NoCache: f.noCache, Now: start,
 		Progress: func(step string) { fmt.Fprintf(progress, "%5.1f s  %s\n", time.Since(start).Seconds(), step) },
 	})
 	if err != nil {
@@ -107,6 +118,30 @@ func runBuild(cmd *cobra.Command, f buildFlags, files []string) error {
 	fmt.Fprintf(cmd.OutOrStdout(), "%s: %s for %s, %d functions, %d bytes, %s\n",
 		f.out, m.Name, m.Kernel, len(m.Functions), len(out.File), bundle.DigestOf(out.File))
 	return nil
+}
+
+// readEarlier reads the bundle to build on; nil for none.
+func readEarlier(path string, key ed25519.PrivateKey, publishers []string) (*build.Earlier, error) {
+	if path == "" {
+		return nil, nil
+	}
+	keys, err := publicKeys(publishers)
+	if err != nil {
+		return nil, err
+	}
+	file, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read bundle: %w", err)
+	}
+	earlier, err := build.ReadEarlier(file, append(keys, key.Public().(ed25519.PublicKey))...)
+	if errors.Is(err, bundle.ErrUnknownPublisher) {
+		return nil, withHint(fmt.Errorf("cannot build on %s: it is not signed with the key in use", path),
+			"if you trust its diffs, name the key that signed it with --publisher-key")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot build on %s: %w", path, err)
+	}
+	return earlier, nil
 }
 
 func readDiffs(files []string) ([]build.Input, error) {
@@ -135,6 +170,12 @@ func explainBuild(err error, kernel string) error {
 	}
 	if r, ok := errors.AsType[*elfdiff.RefusedError](err); ok {
 		return &exitError{exitRefused, withHint(r, "%s", refusalHints(r.Refusals))}
+	}
+	if other, ok := errors.AsType[*build.OtherKernelError](err); ok {
+		return withHint(err, "give --on the bundle that was built for %s", other.Want.Release)
+	}
+	if clash, ok := errors.AsType[*build.ClashError](err); ok {
+		return &exitError{exitSource, withHint(err, "make the diff against the source of %s with %s applied", kernel, clash.With)}
 	}
 	if _, ok := errors.AsType[*patch.ConflictError](err); ok {
 		return &exitError{exitSource, withHint(err, "the diff must be made against the source of %s", kernel)}

@@ -12,6 +12,7 @@ import (
 	"afloat/internal/build"
 	"afloat/internal/elfdiff"
 	"afloat/internal/kbuild"
+	"afloat/internal/kernel"
 	"afloat/internal/patch"
 )
 
@@ -30,6 +31,10 @@ func TestBuildExitCodes(t *testing.T) {
 		{"refused", fmt.Errorf("link: %w", refused), 2, []string{"cannot live patch a_init: it has run", "b_init", "hint: reboot"}},
 		{"unchanged", build.ErrUnchanged, 3, []string{"changes nothing"}},
 		{"conflict", &patch.ConflictError{Patch: "p", File: "f.c", Hunk: 2, Why: "gone"}, 4, []string{"f.c: hunk 2", "hint: the diff must be made against the source of debian:x"}},
+		{"clash", &build.ClashError{ConflictError: &patch.ConflictError{Patch: "p", File: "f.c", Hunk: 2, At: "@@ -1 +1 @@", Why: "gone"}, With: "q", Earlier: true}, 4,
+			[]string{"patch p: f.c: hunk 2 (@@ -1 +1 @@): gone; it conflicts with q of the earlier bundle", "hint: make the diff against the source of debian:x with q applied"}},
+		{"another kernel", &build.OtherKernelError{Bundle: "b", Have: kernel.ID{Release: "1", Version: "v", BuildID: "a"}, Want: kernel.ID{Release: "2", Version: "v", BuildID: "a"}}, 1,
+			[]string{"cannot build on b, which is for another kernel: release 1 is not 2", "hint: give --on the bundle that was built for 2"}},
 		{"does not compile", &kbuild.CompileError{Source: "f.c", Patched: true, Output: "f.c:1: error", Err: errors.New("exit status 1")}, 4, []string{"f.c:1: error"}},
 		{"original does not compile", &kbuild.CompileError{Source: "f.c", Err: errors.New("exit status 1")}, 1, []string{"original f.c"}},
 		{"other", errors.New("disk full"), 1, []string{"disk full"}},

@@ -69,23 +69,31 @@ func verify(b *bundle.Bundle, paths []string) (string, error) {
 	if len(paths) == 0 {
 		return "", nil
 	}
-	var keys []ed25519.PublicKey
-	for _, path := range paths {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return "", fmt.Errorf("read key: %w", err)
-		}
-		key, err := bundle.ParsePublicKey(data)
-		if err != nil {
-			return "", err
-		}
-		keys = append(keys, key)
+	keys, err := publicKeys(paths)
+	if err != nil {
+		return "", err
 	}
 	key, err := b.Verify(keys)
 	if err != nil {
 		return "", err
 	}
 	return bundle.KeyID(key), nil
+}
+
+func publicKeys(paths []string) ([]ed25519.PublicKey, error) {
+	var keys []ed25519.PublicKey
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("read key: %w", err)
+		}
+		key, err := bundle.ParsePublicKey(data)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
 }
 
 // print writes the inspection for people.
@@ -113,6 +121,7 @@ func (i inspection) print(w io.Writer, diffs bool) error {
 	if m.Replace {
 		row("replace", "every earlier live patch, in one step")
 	}
+	row("built on", string(m.On))
 	row("klp symbols", fmt.Sprintf("%d looked up when it loads", m.KlpSymbols))
 	row("kit", m.Evidence.Kit)
 	row("compiler", m.Evidence.Compiler)
