@@ -53,6 +53,10 @@ CORPUS_SAMPLE ?= 200
 corpus: setup build ## a live patch from each of 200 files that Debian changed, built and loaded (about an hour)
 	bin/afloat lab corpus --sample $(CORPUS_SAMPLE) --seed 1 -o docs/corpus.md
 
+.PHONY: patches
+patches: setup build kits ## live patches written by hand, one for each feature and each kind of refusal, built and loaded (two minutes)
+	AFLOAT_PATCHES=1 $(GO) test -count=1 -v ./internal/lab/patches
+
 .PHONY: bench-gate
 bench-gate: ## how often the crash gate stops good patches, and how early bad ones (a few minutes)
 	$(GO) run ./internal/sim/gatebench
