@@ -23,18 +23,18 @@ import (
 const exitSource = 4
 
 type buildFlags struct {
-	kernel, key, name, out, debs, on string
-	cves, publishers                 []string
-	jobs                             int
-	noCache, quiet                   bool
+	key, name, out, debs, on  string
+	kernels, cves, publishers []string
+	jobs                      int
+	noCache, quiet            bool
 }
 
 func newBuild() *cobra.Command {
 	var f buildFlags
 	cmd := &cobra.Command{
 		Use:   "build --kernel debian:RELEASE --key KEY --name NAME -o OUT.afloat FIX.patch...",
-		Short: "Build a signed live patch for one kernel from source diffs",
-		Long: `Build a signed live patch for one kernel from source diffs.
+		Short: "Build a signed live patch for a kernel from source diffs",
+		Long: `Build a signed live patch for a kernel from source diffs.
 
 The diffs apply in order to the kernel's own source. Only the objects they touch
 are compiled, before and after; the originals are proven to be the code that the
@@ -45,6 +45,11 @@ A live patch is cumulative: it must hold the earlier ones as well. --on takes th
 diffs and CVEs of the last bundle for this kernel and puts the new diffs after
 them. The bundle must be signed with the key in use, or with a --publisher-key.
 
+With several --kernel, one bundle is made for each, side by side within the
+machine's cores; %k in the paths of -o and --on stands for the kernel's release.
+A kernel that fails does not stop the others, and the exit code is the worst of
+all, in the order 1, 4, 2, 3, 0.
+
 Exit codes: 0 built, 1 error, 2 the change cannot be live patched, 3 the diffs
 change nothing in the kernel's objects, 4 a diff does not apply or the patched
 source does not compile.`,
@@ -54,12 +59,12 @@ source does not compile.`,
 		Args:    cobra.MinimumNArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return runBuild(cmd, f, args) },
 	}
-	cmd.Flags().StringVar(&f.kernel, "kernel", "", "kernel to build for, debian:RELEASE (required)")
+	cmd.Flags().StringArrayVar(&f.kernels, "kernel", nil, "kernel to build for, debian:RELEASE (required); may be repeated")
 	cmd.Flags().StringVar(&f.key, "key", "", "publisher's private key, as keygen wrote it (required)")
 	cmd.Flags().StringVar(&f.name, "name", "", "name of the patch set, the same for every kernel (required)")
-	cmd.Flags().StringVarP(&f.out, "output", "o", "", "file to write the bundle to (required)")
+	cmd.Flags().StringVarP(&f.out, "output", "o", "", "file to write the bundle to (required); %k stands for the kernel's release")
 	cmd.Flags().StringArrayVar(&f.cves, "cve", nil, "CVE that the patch fixes; may be repeated")
-	cmd.Flags().StringVar(&f.on, "on", "", "bundle to build on: its diffs come first")
+	cmd.Flags().StringVar(&f.on, "on", "", "bundle to build on: its diffs come first; %k stands for the kernel's release")
 	cmd.Flags().StringArrayVar(&f.publishers, "publisher-key", nil, "public key that may have signed the bundle of --on, besides --key's own; may be repeated")
 	cmd.Flags().IntVarP(&f.jobs, "jobs", "j", 0, "compilations at once; 0 means one per CPU")
 	cmd.Flags().BoolVar(&f.noCache, "no-cache", false, "compile every object anew")
@@ -87,37 +92,75 @@ func runBuild(cmd *cobra.Command, f buildFlags, files []string) error {
 	if err != nil {
 		return err
 	}
-	earlier, err := readEarlier(f.on, key, f.publishers)
+	targets, err := f.targets()
 	if err != nil {
 		return err
+	}
+	j := buildJob{flags: f, key: key, inputs: inputs, start: start}
+	if len(targets) > 1 {
+		return j.runMany(cmd, targets)
+	}
+	o := j.build(cmd, targets[0], "")
+	if o.err != nil {
+		return o.err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s: %s for %s, %d functions, %d bytes, %s\n",
+		o.out, o.manifest.Name, o.manifest.Kernel, len(o.manifest.Functions), len(o.file), bundle.DigestOf(o.file))
+	return nil
+}
+
+// buildJob is what the builds for all kernels share.
+type buildJob struct {
+	flags  buildFlags
+	key    ed25519.PrivateKey
+	inputs []build.Input
+	start  time.Time
+}
+
+// build builds for one kernel and writes the bundle; prefix begins each line of progress.
+func (j buildJob) build(cmd *cobra.Command, t kernelTarget, prefix string) outcome {
+	began := time.Now()
+	out, err := j.try(cmd, t, prefix)
+	o := outcome{kernelTarget: t, took: time.Since(began), err: err}
+	if err == nil {
+		o.file, o.manifest = out.File, out.Manifest
+	}
+	return o
+}
+
+func (j buildJob) try(cmd *cobra.Command, t kernelTarget, prefix string) (*build.Output, error) {
+	f := j.flags
+	earlier, err := readEarlier(t.on, j.key, f.publishers)
+	if err != nil {
+		return nil, err
 	}
 	progress := cmd.ErrOrStderr()
 	if f.quiet {
 		progress = io.Discard
 	}
+	tell := func(step string) {
+		fmt.Fprintf(progress, "%5.1f s  %s%s\n", time.Since(j.start).Seconds(), prefix, step)
+	}
 	cache, err := kitCache(progress, f.debs)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	k, err := fetchKit(cmd, cache, f.kernel)
+	k, err := fetchKit(cmd, cache, t.kernel)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	out, err := build.Build(cmd.Context(), build.Options{
-		Kit: k, Name: f.name, CVEs: f.cves, On: earlier, Patches: inputs, Key: key, Parallel: f.jobs, NoCache: f.noCache, Now: start,
-		Progress: func(step string) { fmt.Fprintf(progress, "%5.1f s  %s\n", time.Since(start).Seconds(), step) },
+		Kit: k, Name: f.name, CVEs: f.cves, On: earlier, Patches: j.inputs, Key: j.key, Parallel: f.jobs, NoCache: f.noCache,
+		Now: time.Now(), Progress: tell,
 	})
 	if err != nil {
-		return explainBuild(err, k.Ref.String())
+		return nil, explainBuild(err, k.Ref.String())
 	}
-	if err := writeFile(f.out, out.File, 0o644); err != nil {
-		return err
+	if err := writeFile(t.out, out.File, 0o644); err != nil {
+		return nil, err
 	}
-	m := out.Manifest
-	fmt.Fprintf(progress, "%5.1f s  done\n", time.Since(start).Seconds())
-	fmt.Fprintf(cmd.OutOrStdout(), "%s: %s for %s, %d functions, %d bytes, %s\n",
-		f.out, m.Name, m.Kernel, len(m.Functions), len(out.File), bundle.DigestOf(out.File))
-	return nil
+	tell("done")
+	return out, nil
 }
 
 // readEarlier reads the bundle to build on; nil for none.

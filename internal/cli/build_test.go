@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -55,5 +56,51 @@ func TestBuildExitCodes(t *testing.T) {
 				t.Errorf("the same hint %d times", n)
 			}
 		})
+	}
+}
+
+func TestBuildTargets(t *testing.T) {
+	f := buildFlags{kernels: []string{"debian:6.1.0-55-amd64", "debian:6.1.0-55-cloud-amd64"}, out: "out/%k.afloat", on: "old-%k"}
+	got, err := f.targets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []kernelTarget{{"debian:6.1.0-55-amd64", "out/6.1.0-55-amd64.afloat", "old-6.1.0-55-amd64"},
+		{"debian:6.1.0-55-cloud-amd64", "out/6.1.0-55-cloud-amd64.afloat", "old-6.1.0-55-cloud-amd64"}}
+	if !slices.Equal(got, want) {
+		t.Errorf("targets %v, want %v", got, want)
+	}
+	f.out = "one.afloat"
+	if _, err := f.targets(); err == nil || !strings.Contains(err.Error(), "to one file, one.afloat") {
+		t.Errorf("one file for two kernels: %v", err)
+	}
+}
+
+// The exit code of several builds is the worst one.
+func TestBuildManyOutcome(t *testing.T) {
+	with := func(code int) outcome { return outcome{err: &exitError{code, errors.New("x")}} }
+	for _, tc := range []struct {
+		outcomes []outcome
+		code     int
+	}{
+		{[]outcome{{}, {}}, 0},
+		{[]outcome{{}, with(3)}, 3},
+		{[]outcome{with(3), with(2), {}}, 2},
+		{[]outcome{with(2), with(4)}, 4},
+		{[]outcome{with(4), {err: errors.New("disk full")}, with(2)}, 1},
+		{[]outcome{with(9), {}}, 1},
+	} {
+		err := worst(tc.outcomes)
+		if (err == nil) != (tc.code == 0) || err != nil && exitCode(err) != tc.code {
+			t.Errorf("worst of %v: %v, want code %d", tc.outcomes, err, tc.code)
+		}
+	}
+	var out bytes.Buffer
+	list := []outcome{{kernelTarget: kernelTarget{kernel: "debian:a", out: "a.afloat"}}, with(2)}
+	if err := outcomeTable(list).write(&out); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), "a.afloat") || !strings.Contains(out.String(), "refused") {
+		t.Errorf("table %q", out.String())
 	}
 }

@@ -96,10 +96,20 @@ func run(ctx context.Context, root *cobra.Command, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
+	report(stderr, err)
+	return exitCode(err)
+}
+
+// report prints an error, and below it what the person can do next.
+func report(stderr io.Writer, err error) {
 	fmt.Fprintf(stderr, "afloat: %v\n", err)
 	if h, ok := errors.AsType[*hintError](err); ok {
 		fmt.Fprintf(stderr, "hint: %s\n", h.hint)
 	}
+}
+
+// exitCode is the exit code that an error asks for.
+func exitCode(err error) int {
 	if e, ok := errors.AsType[*exitError](err); ok {
 		return e.code
 	}
