@@ -60,6 +60,6 @@ func verifyAudit(cmd *cobra.Command, records []audit.Record) error {
 	if err != nil {
 		return withHint(err, "restore the state directory from a backup, and find out who can write to it")
 	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "the chain of %d records holds; its head is %s\n", head.Seq, head.Hash)
+	_, err = fmt.Fprintf(cmd.OutOrStdout(), "the chain of %s holds; its head is %s\n", counted(int(head.Seq), "record"), head.Hash)
 	return err
 }

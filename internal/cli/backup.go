@@ -40,7 +40,7 @@ func backup(state, to, out string) (err error) {
 	}
 	public, ok := key.(*ecdh.PublicKey)
 	if !ok {
-		return withHint(fmt.Errorf("cannot encrypt to %s: %T is not an X25519 key", to, key), "afloat backup keygen -o PATH makes one")
+		return withHint(fmt.Errorf("cannot encrypt to %s: it is no X25519 key", to), "afloat backup keygen -o PATH makes one")
 	}
 	dir, err := os.OpenRoot(state)
 	if err != nil {
@@ -85,7 +85,10 @@ func newBackupKeygen() *cobra.Command {
 			if err := writePEM(out, "PRIVATE KEY", private, 0o600); err != nil {
 				return err
 			}
-			return writePEM(out+".pub", "PUBLIC KEY", public, 0o644)
+			if err := writePEM(out+".pub", "PUBLIC KEY", public, 0o644); err != nil {
+				return errors.Join(err, os.Remove(out)) // both files or neither
+			}
+			return nil
 		},
 	}
 	cmd.Flags().StringVarP(&out, "output", "o", "", "file to write")
@@ -114,7 +117,7 @@ func restore(state, keyFile, file string) error {
 	}
 	private, ok := key.(*ecdh.PrivateKey)
 	if !ok {
-		return withHint(fmt.Errorf("cannot decrypt with %s: %T is not an X25519 key", keyFile, key), "give the key that the backup was made for")
+		return withHint(fmt.Errorf("cannot decrypt with %s: it is no X25519 key", keyFile), "give the key that the backup was made for")
 	}
 	f, err := os.Open(file)
 	if err != nil {
@@ -152,9 +155,5 @@ func readPEM(name, kind string, parse func([]byte) (any, error)) (any, error) {
 }
 
 func writePEM(name, kind string, der []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return fmt.Errorf("write key: %w", err)
-	}
-	return errors.Join(pem.Encode(f, &pem.Block{Type: kind, Bytes: der}), f.Sync(), f.Close())
+	return createFile(name, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), mode)
 }

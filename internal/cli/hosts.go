@@ -110,7 +110,7 @@ func newHostsMode(socket *string) *cobra.Command {
 		if err := dial(*socket).post(cmd.Context(), api.PathHostMode, req, &changed); err != nil {
 			return err
 		}
-		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%d hosts set to %s\n", len(changed.Hosts), args[0])
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s set to %s\n", counted(len(changed.Hosts), "host"), args[0])
 		return err
 	}
 	return cmd

@@ -45,7 +45,7 @@ verified as well; without, only that it is whole.`,
 		}
 		b, err := bundle.Decode(file)
 		if err != nil {
-			return err
+			return fmt.Errorf("%s: %w", args[0], err)
 		}
 		i := inspection{Digest: bundle.DigestOf(file), Bytes: len(file), Manifest: b.Manifest}
 		if i.Publisher, err = verify(b, keys); err != nil {
@@ -89,7 +89,7 @@ func publicKeys(paths []string) ([]ed25519.PublicKey, error) {
 		}
 		key, err := bundle.ParsePublicKey(data)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 		keys = append(keys, key)
 	}

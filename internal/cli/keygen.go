@@ -58,6 +58,9 @@ func writeKeys(path string) (ed25519.PublicKey, error) {
 }
 
 func createFile(path string, data []byte, mode os.FileMode) error {
+	if path == "" {
+		return withHint(errors.New("cannot write key: the path is empty"), "name a file with -o")
+	}
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if errors.Is(err, os.ErrExist) {
 		return withHint(fmt.Errorf("cannot write key: %s exists", path), "choose another path; a lost key cannot be made again")

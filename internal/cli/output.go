@@ -13,10 +13,33 @@ import (
 
 // outputFlag adds -o table|json|yaml to a listing.
 func outputFlag(cmd *cobra.Command) *string {
-	format := cmd.Flags().StringP("output", "o", "table", "output format: table, json or yaml")
+	format := outputFormat("table")
+	cmd.Flags().VarP(&format, "output", "o", "output format: table, json or yaml")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(
 		[]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
-	return format
+	return (*string)(&format)
+}
+
+// outputFormat is the value of -o: a wrong one is refused before anything is done.
+type outputFormat string
+
+func (f *outputFormat) String() string { return string(*f) }
+func (f *outputFormat) Type() string   { return "string" }
+
+func (f *outputFormat) Set(value string) error {
+	if value != "table" && value != "json" && value != "yaml" {
+		return withHint(fmt.Errorf("cannot print as %q", value), "-o takes table, json or yaml")
+	}
+	*f = outputFormat(value)
+	return nil
+}
+
+// counted prints 1 host, 2 hosts.
+func counted(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 // table is what a listing looks like for people.

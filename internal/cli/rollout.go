@@ -25,6 +25,9 @@ func newRollout() *cobra.Command {
 	return cmd
 }
 
+// maxPolicy keeps what is no policy away from the server, whose requests have a limit of their own.
+const maxPolicy = 64 << 10
+
 func newRolloutStart(socket *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "start POLICY.yaml", Short: "Start a rollout under a policy", Args: cobra.ExactArgs(1),
@@ -36,6 +39,10 @@ func newRolloutStart(socket *string) *cobra.Command {
 		if err != nil {
 			return fmt.Errorf("read policy: %w", err)
 		}
+		if len(text) > maxPolicy {
+			return withHint(fmt.Errorf("cannot start rollout: %s has %d bytes, a policy at most %d", args[0], len(text), maxPolicy),
+				"give a policy, a YAML file of a few lines")
+		}
 		var r api.Rollout
 		req := api.StartRollout{Policy: string(text), File: filepath.Base(args[0])}
 		if err := dial(*socket).post(cmd.Context(), api.PathRollouts, req, &r); err != nil {
@@ -44,8 +51,8 @@ func newRolloutStart(socket *string) *cobra.Command {
 		if *format != "table" {
 			return write(cmd.OutOrStdout(), *format, r, table{})
 		}
-		_, err = fmt.Fprintf(cmd.OutOrStdout(), "rollout %s started: %s on %d hosts in %d waves\nfollow it with: afloat rollout watch %s\n",
-			r.ID, r.Target, r.Hosts, len(r.Waves), r.ID)
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "rollout %s started: %s on %s in %s\nfollow it with: afloat rollout watch %s\n",
+			r.ID, r.Target, counted(r.Hosts, "host"), counted(len(r.Waves), "wave"), r.ID)
 		return err
 	}
 	return cmd

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -41,7 +42,19 @@ func New() *cobra.Command {
 	for _, add := range commands() {
 		root.AddCommand(add)
 	}
+	refuseUnknown(root)
 	return root
+}
+
+// refuseUnknown makes a command that only holds others refuse a name that none
+// of them has: cobra would print its help and call that a success.
+func refuseUnknown(cmd *cobra.Command) {
+	for _, c := range cmd.Commands() {
+		if c.HasSubCommands() && !c.Runnable() {
+			c.Args, c.RunE = cobra.NoArgs, func(c *cobra.Command, _ []string) error { return c.Help() }
+		}
+		refuseUnknown(c)
+	}
 }
 
 // commands lists every subcommand; to add one, write its file and name it here.
@@ -92,9 +105,14 @@ func withHint(err error, format string, args ...any) error {
 }
 
 func run(ctx context.Context, root *cobra.Command, stderr io.Writer) int {
-	err := root.ExecuteContext(ctx)
+	started := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { started = true }
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
+	}
+	if _, ok := errors.AsType[*hintError](err); !ok && (!started || strings.HasPrefix(err.Error(), "required flag(s)")) {
+		err = misused(cmd, err)
 	}
 	report(stderr, err)
 	return exitCode(err)
@@ -114,4 +132,12 @@ func exitCode(err error) int {
 		return e.code
 	}
 	return 1
+}
+
+// misused adds how a command is written to a complaint about its command line.
+func misused(cmd *cobra.Command, err error) error {
+	if cmd.HasSubCommands() && !cmd.HasParent() {
+		return withHint(err, "%s --help lists the commands", cmd.CommandPath())
+	}
+	return withHint(err, "usage: %s; more with --help", cmd.UseLine())
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -117,7 +118,16 @@ func runServer(ctx context.Context, out io.Writer, o serverOptions) error {
 				})
 			})
 	})
-	return group.Wait()
+	return explainListen(group.Wait())
+}
+
+// explainListen says what to do about an address that another program has. The
+// engine inside says so in words alone.
+func explainListen(err error) error {
+	if err == nil || !errors.Is(err, syscall.EADDRINUSE) && !strings.Contains(err.Error(), syscall.EADDRINUSE.Error()) {
+		return err
+	}
+	return withHint(err, "another program listens there: give other addresses with --listen and --listen-nats")
 }
 
 // greet prints how a first host joins. The token in it is made for the
@@ -175,5 +185,9 @@ func readRoles(path string) (web.Roles, error) {
 		return nil, fmt.Errorf("read roles: %w", err)
 	}
 	defer f.Close()
-	return web.ReadRoles(f)
+	roles, err := web.ReadRoles(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return roles, nil
 }

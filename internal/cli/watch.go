@@ -129,7 +129,7 @@ func (l *lines) show(d api.RolloutDetail) {
 			is += ": " + h.Reason
 		}
 		if was, known := l.phases[string(h.ID)]; was != is && (known || h.Phase != "waiting") {
-			l.say("%s (%s) %s", h.Name, h.Wave, is)
+			l.say("%s %s", placed(h), is)
 		}
 		l.phases[string(h.ID)] = is
 	}
@@ -139,7 +139,11 @@ func (l *lines) show(d api.RolloutDetail) {
 			is += ": " + w.Reason
 		}
 		if l.waves[w.Name] != is {
-			l.say("wave %s: %s (%s)", w.Name, is, phases(w.Phases))
+			if p := phases(w.Phases); p != "" {
+				l.say("wave %s: %s (%s)", w.Name, is, p)
+			} else {
+				l.say("wave %s: %s", w.Name, is)
+			}
 		}
 		l.waves[w.Name] = is
 	}
@@ -151,6 +155,14 @@ func (l *lines) show(d api.RolloutDetail) {
 		l.say("rollout %s %s", d.ID, is)
 	}
 	l.state = is
+}
+
+// placed names a host and its wave; not every host is in a wave yet.
+func placed(h api.RolloutHost) string {
+	if h.Wave == "" {
+		return h.Name
+	}
+	return fmt.Sprintf("%s (%s)", h.Name, h.Wave)
 }
 
 func (l *lines) note(text string) {

@@ -2,6 +2,7 @@ package web
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os/user"
@@ -13,7 +14,8 @@ import (
 func ReadRoles(r io.Reader) (Roles, error) {
 	roles := Roles{}
 	lines := bufio.NewScanner(r)
-	for n := 1; lines.Scan(); n++ {
+	n := 1
+	for ; lines.Scan(); n++ {
 		text, _, _ := strings.Cut(lines.Text(), "#")
 		fields := strings.Fields(text)
 		if len(fields) == 0 {
@@ -32,7 +34,10 @@ func ReadRoles(r io.Reader) (Roles, error) {
 		}
 		roles[uid] = role
 	}
-	if err := lines.Err(); err != nil {
+	switch err := lines.Err(); {
+	case errors.Is(err, bufio.ErrTooLong):
+		return nil, fmt.Errorf("roles line %d: longer than %d bytes", n, bufio.MaxScanTokenSize)
+	case err != nil:
 		return nil, fmt.Errorf("read roles: %w", err)
 	}
 	return roles, nil

@@ -100,6 +100,9 @@ func listen(cfg Config) (all []net.Listener, err error) {
 // directory's lock has made sure that nobody serves it. Only the owner and the
 // group can enter that directory, whatever the umask gives the socket at first.
 func listenSocket(path string) (net.Listener, error) {
+	if info, err := os.Lstat(path); err == nil && info.Mode().Type() != fs.ModeSocket {
+		return nil, fmt.Errorf("cannot make a socket at %s: a file that is no socket is there", path)
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("remove old socket: %w", err)
 	}

@@ -89,17 +89,17 @@ func (c *commands) status() *cobra.Command {
 				return err
 			}
 			switch format {
-			case "json":
+			case "json", "yaml": // JSON is YAML too, and a YAML library would make this program a tenth larger
 				enc := json.NewEncoder(cmd.OutOrStdout())
 				enc.SetIndent("", "  ")
 				return enc.Encode(s)
 			case "table":
 				return printStatus(cmd.OutOrStdout(), s)
 			}
-			return fmt.Errorf("cannot print as %q: it is table or json", format)
+			return fmt.Errorf("cannot print as %q: -o takes table, json or yaml", format)
 		},
 	}
-	cmd.Flags().StringVarP(&format, "output", "o", "table", "output format: table or json")
+	cmd.Flags().StringVarP(&format, "output", "o", "table", "output format: table, json or yaml")
 	return cmd
 }
 
