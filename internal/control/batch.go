@@ -26,6 +26,7 @@ type batch struct {
 	until  time.Time // the latest at which the next batch may start
 	// soonest is when the first of them stops counting by itself.
 	soonest time.Time
+	counted time.Time
 	moved   uint64 // of the memo when it was counted
 }
 

@@ -3,7 +3,6 @@ package control
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"testing"
 	"time"
 
@@ -242,5 +241,3 @@ func (l *lab) checkReplay() {
 		l.t.Errorf("replay differs (-want +got):\n%s", diff)
 	}
 }
-
-func sortedIDs(ids []fleet.HostID) []fleet.HostID { return slices.Sorted(slices.Values(ids)) }

@@ -312,12 +312,20 @@ func (m *memo) freshen(i int32) {
 // batch is the hosts of the rollout that have yet to show what the patch does.
 func (m *memo) batch(r *rollout.Rollout, now time.Time) *batch {
 	if b := m.batches[r.ID]; b != nil && (b.hosts == 0 || now.Before(b.soonest)) {
-		full := len(m.hosts) >= bigFleet && b.hosts > 0 && now.Sub(b.oldest) > fill
-		if b.moved == m.moved || full { // a full batch is not counted again before its time
+		if b.moved == m.moved {
 			return b
 		}
+		if len(m.hosts) >= bigFleet && b.hosts > 0 { // nobody settles while it fills up, nor twice a minute
+			filling := now.Sub(b.oldest) <= fill
+			if filling {
+				b.hosts = len(m.fresh[r.ID])
+			}
+			if filling || b.counted.Sub(b.oldest) > fill {
+				return b
+			}
+		}
 	}
-	b := &batch{moved: m.moved}
+	b := &batch{moved: m.moved, counted: now}
 	kept := m.fresh[r.ID][:0]
 	for _, i := range m.fresh[r.ID] {
 		x := &m.hosts[i]

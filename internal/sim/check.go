@@ -16,10 +16,9 @@ import (
 // checker tests every record against what must always hold, counting for
 // itself: it shares no sum with the planner or the rollout.
 type checker struct {
-	w      *world
-	phase  map[fleet.HostID]rollout.HostPhase
-	gen    map[fleet.HostID]uint64
-	policy *policy.Policy
+	w     *world
+	phase map[fleet.HostID]rollout.HostPhase
+	gen   map[fleet.HostID]uint64
 }
 
 func newChecker(w *world) *checker {
