@@ -74,6 +74,35 @@ const ClassFile elfdiff.Class = "file"
 // diff that does not apply, and within a *ClashError where an earlier one is
 // the reason; *OtherKernelError; *kbuild.CompileError.
 func Build(ctx context.Context, o Options) (*Output, error) {
+	d, err := Make(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	return d.Seal(o.Key)
+}
+
+// Draft is a finished live patch that nobody has signed yet.
+type Draft struct {
+	Manifest bundle.Manifest
+	Module   []byte
+}
+
+// Seal signs the draft into a bundle.
+func (d *Draft) Seal(key ed25519.PrivateKey) (*Output, error) {
+	file, err := bundle.Seal(key, d.Manifest, d.Module)
+	if err != nil {
+		return nil, err
+	}
+	sealed, err := bundle.Decode(file)
+	if err != nil {
+		return nil, err
+	}
+	return &Output{File: file, Manifest: sealed.Manifest, Module: d.Module, Notes: d.Manifest.Evidence.Notes}, nil
+}
+
+// Make is Build without the last step, so that the live patch can be tried
+// before it is signed. It needs no Key.
+func Make(ctx context.Context, o Options) (*Draft, error) {
 	if err := o.takeUp(); err != nil {
 		return nil, err
 	}
@@ -109,7 +138,7 @@ type part struct {
 	evidence []string
 }
 
-func (b *builder) build(ctx context.Context) (*Output, error) {
+func (b *builder) build(ctx context.Context) (*Draft, error) {
 	if err := b.apply(); err != nil {
 		return nil, err
 	}

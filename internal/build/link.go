@@ -19,8 +19,8 @@ import (
 	"afloat/internal/proof"
 )
 
-// link proves the originals, links the module and seals the bundle.
-func (b *builder) link(ctx context.Context) (*Output, error) {
+// link proves the originals and links the module.
+func (b *builder) link(ctx context.Context) (*Draft, error) {
 	b.Progress("proving that the originals are the shipped code")
 	targets, modules, err := b.prove(ctx)
 	if err != nil {
@@ -46,16 +46,7 @@ func (b *builder) link(ctx context.Context) (*Output, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := b.manifest(name, stats)
-	file, err := bundle.Seal(b.Key, m, module)
-	if err != nil {
-		return nil, err
-	}
-	sealed, err := bundle.Decode(file)
-	if err != nil {
-		return nil, err
-	}
-	return &Output{File: file, Manifest: sealed.Manifest, Module: module, Notes: m.Evidence.Notes}, nil
+	return &Draft{Manifest: b.manifest(name, stats), Module: module}, nil
 }
 
 // prove checks every differing original against the shipped vmlinux or module

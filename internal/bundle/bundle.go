@@ -108,12 +108,13 @@ type Source struct {
 
 // Evidence is what the builder found out, for whoever decides to trust the bundle.
 type Evidence struct {
-	Kit      string   `json:"kit"`                // debian:6.1.0-55-amd64
-	Compiler string   `json:"compiler"`           // first line of gcc --version
-	Objects  []string `json:"objects"`            // recompiled objects
-	Proof    []string `json:"proof,omitempty"`    // what was compared with the shipped kernel, in sentences
-	BuildMS  int64    `json:"build_ms,omitempty"` // wall time of the build
-	Notes    []string `json:"notes,omitempty"`    // risk notes
+	Kit      string   `json:"kit"`                 // debian:6.1.0-55-amd64
+	Compiler string   `json:"compiler"`            // first line of gcc --version
+	Objects  []string `json:"objects"`             // recompiled objects
+	Proof    []string `json:"proof,omitempty"`     // what was compared with the shipped kernel, in sentences
+	BootTest []string `json:"boot_test,omitempty"` // what the exact kernel did with it in a virtual machine, in sentences
+	BuildMS  int64    `json:"build_ms,omitempty"`  // wall time of the build
+	Notes    []string `json:"notes,omitempty"`     // risk notes
 }
 
 // Bundle is a decoded bundle. Nothing in it may be trusted before Verify.

@@ -24,9 +24,10 @@ const exitSource = 4
 
 type buildFlags struct {
 	key, name, out, debs, on  string
+	check                     string
 	kernels, cves, publishers []string
 	jobs                      int
-	noCache, quiet            bool
+	noCache, quiet, bootTest  bool
 }
 
 func newBuild() *cobra.Command {
@@ -66,6 +67,8 @@ source does not compile.`,
 	cmd.Flags().StringArrayVar(&f.cves, "cve", nil, "CVE that the patch fixes; may be repeated")
 	cmd.Flags().StringVar(&f.on, "on", "", "bundle to build on: its diffs come first; %k stands for the kernel's release")
 	cmd.Flags().StringArrayVar(&f.publishers, "publisher-key", nil, "public key that may have signed the bundle of --on, besides --key's own; may be repeated")
+	cmd.Flags().BoolVar(&f.bootTest, "boot-test", false, "try the live patch on its own kernel in QEMU before it is signed")
+	cmd.Flags().StringVar(&f.check, "check", "", "script to run in the boot test while the live patch is in effect; implies --boot-test")
 	cmd.Flags().IntVarP(&f.jobs, "jobs", "j", 0, "compilations at once; 0 means one per CPU")
 	cmd.Flags().BoolVar(&f.noCache, "no-cache", false, "compile every object anew")
 	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "say nothing unless it goes wrong")
@@ -96,7 +99,14 @@ func runBuild(cmd *cobra.Command, f buildFlags, files []string) error {
 	if err != nil {
 		return err
 	}
-	j := buildJob{flags: f, key: key, inputs: inputs, start: start}
+	var check []byte
+	if f.check != "" {
+		f.bootTest = true
+		if check, err = os.ReadFile(f.check); err != nil {
+			return fmt.Errorf("read check script: %w", err)
+		}
+	}
+	j := buildJob{check: check, flags: f, key: key, inputs: inputs, start: start}
 	if len(targets) > 1 {
 		return j.runMany(cmd, targets)
 	}
@@ -114,6 +124,7 @@ type buildJob struct {
 	flags  buildFlags
 	key    ed25519.PrivateKey
 	inputs []build.Input
+	check  []byte // the author's check script; nil for none
 	start  time.Time
 }
 
@@ -149,12 +160,23 @@ func (j buildJob) try(cmd *cobra.Command, t kernelTarget, prefix string) (*build
 	if err != nil {
 		return nil, err
 	}
-	out, err := build.Build(cmd.Context(), build.Options{
-		Kit: k, Name: f.name, CVEs: f.cves, On: earlier, Patches: j.inputs, Key: j.key, Parallel: f.jobs, NoCache: f.noCache,
+	draft, err := build.Make(cmd.Context(), build.Options{
+		Kit: k, Name: f.name, CVEs: f.cves, On: earlier, Patches: j.inputs, Parallel: f.jobs, NoCache: f.noCache,
 		Now: time.Now(), Progress: tell,
 	})
 	if err != nil {
 		return nil, explainBuild(err, k.Ref.String())
+	}
+	if f.bootTest {
+		tell("trying it on " + k.Release() + " in QEMU")
+		draft.Manifest.Evidence.BootTest, err = bootTest(cmd.Context(), k, draft, j.check)
+		if err != nil {
+			return nil, explainBuild(err, k.Ref.String())
+		}
+	}
+	out, err := draft.Seal(j.key)
+	if err != nil {
+		return nil, err
 	}
 	if err := writeFile(t.out, out.File, 0o644); err != nil {
 		return nil, err
@@ -213,6 +235,9 @@ func explainBuild(err error, kernel string) error {
 	}
 	if r, ok := errors.AsType[*elfdiff.RefusedError](err); ok {
 		return &exitError{exitRefused, withHint(r, "%s", refusalHints(r.Refusals))}
+	}
+	if _, ok := errors.AsType[*bootTestError](err); ok {
+		return &exitError{exitRefused, err}
 	}
 	if other, ok := errors.AsType[*build.OtherKernelError](err); ok {
 		return withHint(err, "give --on the bundle that was built for %s", other.Want.Release)

@@ -14,6 +14,7 @@ import (
 	"afloat/internal/elfdiff"
 	"afloat/internal/kbuild"
 	"afloat/internal/kernel"
+	"afloat/internal/lab"
 	"afloat/internal/patch"
 )
 
@@ -102,5 +103,39 @@ func TestBuildManyOutcome(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), "a.afloat") || !strings.Contains(out.String(), "refused") {
 		t.Errorf("table %q", out.String())
+	}
+}
+
+func TestBootTestVerdict(t *testing.T) {
+	result := func(code int, out, console string) lab.TrialResult {
+		return lab.TrialResult{Result: lab.Result{Code: code, Stdout: out}, Console: console}
+	}
+	for _, tc := range []struct {
+		name   string
+		result lab.TrialResult
+		want   string // of the error; "" where it passes
+	}{
+		{"passes", result(0, "livepatch: enabling patch\n", "Linux version\n"), ""},
+		{"does not load", result(1, "insmod: Invalid module format\n", ""), "loading the module"},
+		{"check", result(checkFailed, "wrong answer\n", ""), "the check script\nwrong answer"},
+		{"unknown step", result(99, "", ""), "exit code 99"},
+		{"warning", result(0, "[ 1.0] WARNING: CPU: 0 at kernel/x.c\n", ""), "the kernel warned: [ 1.0] WARNING: CPU: 0"},
+		{"oops", result(0, "BUG: kernel NULL pointer\n", ""), "the kernel warned: BUG: kernel"},
+		{"warning of the boot", result(0, "", "WARNING: CPU: 0\n"), ""},
+	} {
+		said, err := judge("6.1.0-x", tc.result, true, 0)
+		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v, want %q", tc.name, err, tc.want)
+		}
+		if err == nil && len(said) != 2 {
+			t.Errorf("%s: said %q, want the life and the check", tc.name, said)
+		}
+		if err != nil && exitCode(explainBuild(err, "x")) != exitRefused {
+			t.Errorf("%s: exit code %d", tc.name, exitCode(explainBuild(err, "x")))
+		}
+	}
+	said, err := judge("6.1.0-x", result(0, "afloat-missing e1000e\n", ""), false, 0)
+	if err != nil || len(said) != 2 || !strings.Contains(said[1], "e1000e") {
+		t.Errorf("a module that did not load: %q, %v", said, err)
 	}
 }
