@@ -101,7 +101,7 @@ func (r *Report) Markdown(now time.Time) string {
 		"%.1f %% of those that change nothing but such code. What was refused in between is listed below: patching the code alone\n"+
 		"would leave the running kernel with half of the change, so its author has to say what should happen to the rest.\n",
 		f.Built, f.Patchable(), f.BuiltPct(), f.CodePct())
-	fmt.Fprintf(&b, "Time to build one, in seconds: %s.\n", r.times())
+	fmt.Fprintf(&b, "Wall time to build one, whatever else the machine did, in seconds: %s.\n", r.times())
 	r.writeClasses(&b)
 	r.writeFiles(&b)
 	return b.String()
