@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -112,6 +113,9 @@ func (w *web) do(ctx context.Context, method, path string, body []byte, limit in
 	}
 	resp, err := w.client.Do(req)
 	if err != nil {
+		if e, ok := errors.AsType[*url.Error](err); ok {
+			err = fmt.Errorf("reach the server at %s: %w", w.base, e.Err)
+		}
 		return nil, nameClock(err)
 	}
 	defer resp.Body.Close()
