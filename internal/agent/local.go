@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"afloat/internal/bundle"
@@ -103,10 +104,8 @@ func (l *Local) finish(ctx context.Context, progress func(converge.Action), good
 	if err != nil {
 		return a, err
 	}
-	for _, phase := range good {
-		if a.Phase == phase {
-			return a, nil
-		}
+	if slices.Contains(good, a.Phase) {
+		return a, nil
 	}
 	return a, &RefusedError{fmt.Sprintf("%s: %s", a.Phase, a.Reason)}
 }

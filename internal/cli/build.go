@@ -114,8 +114,8 @@ func runBuild(cmd *cobra.Command, f buildFlags, files []string) error {
 	if o.err != nil {
 		return o.err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "%s: %s for %s, %d functions, %d bytes, %s\n",
-		o.out, o.manifest.Name, o.manifest.Kernel, len(o.manifest.Functions), len(o.file), bundle.DigestOf(o.file))
+	fmt.Fprintf(cmd.OutOrStdout(), "%s: %s for %s, %s, %d bytes, %s\n",
+		o.out, o.manifest.Name, o.manifest.Kernel, counted(len(o.manifest.Functions), "function"), len(o.file), bundle.DigestOf(o.file))
 	return nil
 }
 

@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// Version is what `afloat version` prints; the Makefile sets it at link time.
+// Version is what `afloat --version` prints; the Makefile sets it at link time.
 var Version = "dev"
 
 // Main runs afloat with the process's arguments and returns its exit code.

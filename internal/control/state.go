@@ -3,6 +3,7 @@ package control
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -326,9 +327,7 @@ func Restore(data []byte) (*State, error) {
 			s.hosts[id] = h
 		}
 	}
-	for d, b := range snap.Bad {
-		s.bad[d] = b
-	}
+	maps.Copy(s.bad, snap.Bad)
 	for _, r := range snap.Rollouts {
 		if r == nil {
 			return nil, fmt.Errorf("read snapshot: a rollout is missing")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"afloat/internal/control"
@@ -191,12 +192,13 @@ func (c *checker) end() {
 
 // Replay is the command that plays a run again.
 func Replay(policy, fleet string, o Options) string {
-	s := fmt.Sprintf("afloat sim %s --fleet %s --seed %d", policy, fleet, o.Seed)
+	var s strings.Builder
+	s.WriteString(fmt.Sprintf("afloat sim %s --fleet %s --seed %d", policy, fleet, o.Seed))
 	for _, f := range o.Faults {
-		s += fmt.Sprintf(" --fault %q", f.String())
+		s.WriteString(fmt.Sprintf(" --fault %q", f.String()))
 	}
 	if o.Horizon > 0 {
-		s += " --horizon " + o.Horizon.Round(time.Second).String()
+		s.WriteString(" --horizon " + o.Horizon.Round(time.Second).String())
 	}
-	return s
+	return s.String()
 }
