@@ -2,9 +2,7 @@ package kbuild
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -54,17 +52,8 @@ func LoadIncludes(ctx context.Context, k *kit.Kit, x *Index, progress func(strin
 }
 
 func readIncludes(file string) (*Includes, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		return nil, err
-	}
 	var g Includes
-	if err := json.NewDecoder(z).Decode(&g); err != nil {
+	if err := loadGzip(file, &g); err != nil {
 		return nil, err
 	}
 	if len(g.Uses) == 0 {

@@ -231,18 +231,23 @@ func storeGzip(file string, value any) error {
 	return os.Rename(f.Name(), file)
 }
 
-func readIndex(file string) ([]Unit, error) {
+// loadGzip reads what storeGzip wrote.
+func loadGzip(file string, value any) error {
 	f, err := os.Open(file)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer f.Close()
 	z, err := gzip.NewReader(f)
 	if err != nil {
-		return nil, err
+		return err
 	}
+	return json.NewDecoder(z).Decode(value)
+}
+
+func readIndex(file string) ([]Unit, error) {
 	var s stored
-	if err := json.NewDecoder(z).Decode(&s); err != nil {
+	if err := loadGzip(file, &s); err != nil {
 		return nil, err
 	}
 	units := make([]Unit, len(s.Units))
