@@ -206,3 +206,9 @@ func TestPoissonTail(t *testing.T) {
 		}
 	}
 }
+
+func TestMeanOfThree(t *testing.T) {
+	if got := meanFor(3); math.Abs(got/meanOfThree-1) > 2e-6 {
+		t.Errorf("three events come with a chance of %v at a mean of %v, not %v", power, got, meanOfThree)
+	}
+}

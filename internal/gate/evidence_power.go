@@ -19,15 +19,23 @@ const (
 // ln(1/alpha) / (R ln R - R + 1) (1947), times 3 for planning; and what brings
 // one crash more than the distinct hosts that a revert needs, with a chance of
 // 90 %.
-func (l Levels) Required(ratio float64) float64 { return l.required(ratio, meanFor(l.Hosts+1)) }
-
-// required is Required with the mean that brings enough crashes worked out.
-func (l Levels) required(ratio, mean float64) float64 {
+func (l Levels) Required(ratio float64) float64 {
 	if !(ratio > 1) {
 		return math.Inf(1)
 	}
 	wald := math.Log(l.Revert) / (ratio*math.Log(ratio) - ratio + 1)
-	return max(planning*wald, mean/ratio)
+	return max(planning*wald, l.mean()/ratio)
+}
+
+// meanOfThree is meanFor(3), which every turn asks for.
+const meanOfThree = 5.322320
+
+// mean brings one crash more than the hosts that a revert needs.
+func (l Levels) mean() float64 {
+	if l.Hosts == 2 {
+		return meanOfThree
+	}
+	return meanFor(l.Hosts + 1)
 }
 
 // RequiredApplies is how many hosts must have the patch, and their apply
@@ -45,31 +53,27 @@ func (l Levels) RequiredHostDays(b Baseline) float64 {
 // DetectableOnApply is the smallest share of hosts that die on apply which
 // the evidence at hand would have shown, and 1 if not even all of them.
 func (l Levels) DetectableOnApply(e Evidence) float64 {
-	mean := meanFor(l.Hosts + 1)
-	return bisect(1e-9, 1, func(excess float64) bool { return l.shows(e, excess, mean) })
+	return bisect(1e-9, 1, func(excess float64) bool { return l.shows(e, excess) })
 }
 
 // shows says that the applies seen would have shown such an excess.
-func (l Levels) shows(e Evidence, excess, mean float64) bool {
+func (l Levels) shows(e Evidence, excess float64) bool {
 	windows := e.Apply.Hours / ApplyWindow.Hours()
-	return e.Apply.Expected > 0 && l.required(1+excess*windows/e.Apply.Expected, mean) <= e.Apply.Expected
+	return e.Apply.Expected > 0 && l.Required(1+excess*windows/e.Apply.Expected) <= e.Apply.Expected
 }
 
 // DetectableRatio is the smallest steady crash rate, over the upper end of the
 // baseline, which the evidence at hand would have shown; +Inf if over a million.
 func (l Levels) DetectableRatio(e Evidence) float64 {
 	const most = 1e6
-	mean := meanFor(l.Hosts + 1)
-	r := bisect(1, most, func(ratio float64) bool { return l.required(ratio, mean) <= e.Steady.Expected })
+	r := bisect(1, most, func(ratio float64) bool { return l.Required(ratio) <= e.Steady.Expected })
 	if r >= most {
 		return math.Inf(1)
 	}
 	return r
 }
 
-func (l Levels) enoughApply(e Evidence) bool {
-	return l.shows(e, l.Aim.OnApply, meanFor(l.Hosts+1))
-}
+func (l Levels) enoughApply(e Evidence) bool  { return l.shows(e, l.Aim.OnApply) }
 func (l Levels) enoughSteady(e Evidence) bool { return l.Required(l.Aim.Ratio) <= e.Steady.Expected }
 
 // meanFor is the Poisson mean at which n or more events come with a chance of power.
