@@ -16,6 +16,7 @@ import (
 	"afloat/internal/bundle"
 	"afloat/internal/elfdiff"
 	"afloat/internal/kbuild"
+	"afloat/internal/lab"
 	"afloat/internal/patch"
 )
 
@@ -236,7 +237,7 @@ func explainBuild(err error, kernel string) error {
 	if r, ok := errors.AsType[*elfdiff.RefusedError](err); ok {
 		return &exitError{exitRefused, withHint(r, "%s", refusalHints(r.Refusals))}
 	}
-	if _, ok := errors.AsType[*bootTestError](err); ok {
+	if _, ok := errors.AsType[*lab.BootTestError](err); ok {
 		return &exitError{exitRefused, err}
 	}
 	if other, ok := errors.AsType[*build.OtherKernelError](err); ok {

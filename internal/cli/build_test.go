@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -106,36 +107,20 @@ func TestBuildManyOutcome(t *testing.T) {
 	}
 }
 
-func TestBootTestVerdict(t *testing.T) {
-	result := func(code int, out, console string) lab.TrialResult {
-		return lab.TrialResult{Result: lab.Result{Code: code, Stdout: out}, Console: console}
+func TestBootSentences(t *testing.T) {
+	report := lab.BootReport{
+		Lives: []lab.Lived{{Load: 120 * time.Millisecond, Transition: time.Second, Redirected: 2}, {Redirected: 2}},
+		Late:  []string{"nls_utf8"}, Unusable: []*lab.InsertError{{Module: "e1000e", Said: "no such device"}}, Took: 9 * time.Second,
 	}
-	for _, tc := range []struct {
-		name   string
-		result lab.TrialResult
-		want   string // of the error; "" where it passes
-	}{
-		{"passes", result(0, "livepatch: enabling patch\n", "Linux version\n"), ""},
-		{"does not load", result(1, "insmod: Invalid module format\n", ""), "loading the module"},
-		{"check", result(checkFailed, "wrong answer\n", ""), "the check script\nwrong answer"},
-		{"unknown step", result(99, "", ""), "exit code 99"},
-		{"warning", result(0, "[ 1.0] WARNING: CPU: 0 at kernel/x.c\n", ""), "the kernel warned: [ 1.0] WARNING: CPU: 0"},
-		{"oops", result(0, "BUG: kernel NULL pointer\n", ""), "the kernel warned: BUG: kernel"},
-		{"warning of the boot", result(0, "", "WARNING: CPU: 0\n"), ""},
-	} {
-		said, err := judge("6.1.0-x", tc.result, true, 0)
-		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
-			t.Errorf("%s: %v, want %q", tc.name, err, tc.want)
-		}
-		if err == nil && len(said) != 2 {
-			t.Errorf("%s: said %q, want the life and the check", tc.name, said)
-		}
-		if err != nil && exitCode(explainBuild(err, "x")) != exitRefused {
-			t.Errorf("%s: exit code %d", tc.name, exitCode(explainBuild(err, "x")))
+	said := strings.Join(bootSentences("6.1.0-x", report, true), "\n")
+	for _, want := range []string{"6.1.0-x in QEMU loaded", "9.0 s with the boot", "loading took 0.12 s and the transition 1.00 s", "2 functions redirected",
+		"check script passed", "module nls_utf8 was also loaded after", "no use for module e1000e"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("%q is not in\n%s", want, said)
 		}
 	}
-	said, err := judge("6.1.0-x", result(0, "afloat-missing e1000e\n", ""), false, 0)
-	if err != nil || len(said) != 2 || !strings.Contains(said[1], "e1000e") {
-		t.Errorf("a module that did not load: %q, %v", said, err)
+	err := explainBuild(fmt.Errorf("cannot seal the bundle: %w", &lab.BootTestError{Release: "6.1.0-x", Why: "the check", Console: "end"}), "debian:x")
+	if exitCode(err) != exitRefused {
+		t.Errorf("exit code %d of %v", exitCode(err), err)
 	}
 }

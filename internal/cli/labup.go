@@ -171,7 +171,7 @@ func labKernel(cmd *cobra.Command, ref string) (lab.Kernel, error) {
 	if err != nil {
 		return lab.Kernel{}, err
 	}
-	return lab.Kernel{Name: ref, Release: k.Release(), Vmlinux: k.Vmlinux(), ModulesDir: k.ModuleDir()}, nil
+	return lab.KernelOf(k), nil
 }
 
 // copyPublishers keeps the keys in the lab, for its server and for hosts that join later.

@@ -2,7 +2,6 @@ package lab
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,7 +11,7 @@ import (
 	"time"
 
 	"afloat/internal/kernel"
-	"afloat/internal/kit"
+	"afloat/internal/kit/kittest"
 )
 
 // testKernel returns a kernel to boot: the kit of AFLOAT_KERNEL (default
@@ -28,19 +27,7 @@ func testKernel(t *testing.T) Kernel {
 	if root := os.Getenv("AFLOAT_LAB_ROOT"); root != "" {
 		return unpackedKernel(t, root)
 	}
-	ref, err := kit.ParseRef(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir, err := kit.DefaultDir()
-	if err != nil {
-		t.Skip("no cache folder: ", err)
-	}
-	k, err := (&kit.Cache{Dir: dir}).Open(ref)
-	if err != nil {
-		t.Skipf("no kernel to boot (%v); `afloat kernel fetch %s` gets one", err, name)
-	}
-	return Kernel{Name: name, Release: k.Release(), Vmlinux: k.Vmlinux(), ModulesDir: k.ModuleDir()}
+	return KernelOf(kittest.Open(t, name))
 }
 
 func unpackedKernel(t *testing.T, root string) Kernel {
@@ -290,29 +277,4 @@ func comesBack(t *testing.T, h *Host, was string) {
 		t.Fatal(err)
 	}
 	t.Logf("back after %.1f s", time.Since(start).Seconds())
-}
-
-// TestTrial runs one script that fails and one that crashes the kernel.
-func TestTrial(t *testing.T) {
-	cfg := testConfig(t, 1)
-	run := func(script string) (TrialResult, error) {
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-		defer cancel()
-		return Trial{Kernel: cfg.Hosts[0].Kernel, Guest: cfg.Guest, Files: map[string][]byte{"/trial/say": []byte("#!/bin/sh\necho said")}, Script: script}.Run(ctx)
-	}
-	t.Run("ends", func(t *testing.T) {
-		got, err := run("/trial/say; grep -q ' /data ext4' /proc/mounts; echo kernel says >/dev/kmsg; false; echo not reached")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got.Stdout != "said\n" || got.Code != 1 || !strings.Contains(got.Console, "kernel says") {
-			t.Errorf("trial = %+v, want said, code 1 and the kernel's words", got)
-		}
-	})
-	t.Run("crashes", func(t *testing.T) {
-		got, err := run("echo c >/proc/sysrq-trigger")
-		if !errors.Is(err, ErrRebooted) || !strings.Contains(got.Console, "Kernel panic") {
-			t.Errorf("trial of a crash: %v, want ErrRebooted; console %d bytes", err, len(got.Console))
-		}
-	})
 }

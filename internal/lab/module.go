@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"afloat/internal/kernel"
+	"afloat/internal/kit"
 )
 
 // Kernel is what a guest boots.
@@ -25,6 +26,11 @@ type Kernel struct {
 	Vmlinux string `json:"vmlinux"`
 	// ModulesDir holds the kernel's .ko files, at any depth.
 	ModulesDir string `json:"modules_dir"`
+}
+
+// KernelOf is the kernel of a kit.
+func KernelOf(k *kit.Kit) Kernel {
+	return Kernel{Name: k.Ref.String(), Release: k.Release(), Vmlinux: k.Vmlinux(), ModulesDir: k.ModuleDir()}
 }
 
 func (k Kernel) validate() error {

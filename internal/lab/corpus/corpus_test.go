@@ -178,30 +178,3 @@ func TestStoreGoesOn(t *testing.T) {
 		t.Error("a broken result is accepted")
 	}
 }
-
-func TestAlarming(t *testing.T) {
-	for _, quiet := range []string{
-		"[ 1.0] afloat_x: tainting kernel with TAINT_LIVEPATCH\n[ 1.1] livepatch: enabling patch 'afloat_x'\n",
-		"[ 1.2] livepatch: 'afloat_x': starting patching transition\n[ 2.0] livepatch: signaling remaining tasks\n", "",
-	} {
-		if got := alarming(quiet); got != "" {
-			t.Errorf("%q is alarming: %q", quiet, got)
-		}
-	}
-	for _, loud := range []string{
-		"[ 1.0] fine\n[ 2.0] WARNING: CPU: 0 PID: 1 at kernel/x.c:1\n", "[ 2.0] BUG: unable to handle page fault\n", "[ 3.0] Call Trace:\n",
-		"[ 4.0] afloat_x: Unknown symbol foo (err -2)\n",
-	} {
-		if alarming(loud) == "" {
-			t.Errorf("%q is not alarming", loud)
-		}
-	}
-}
-
-func TestRedirected(t *testing.T) {
-	for out, want := range map[string]int{"redirected 4\n[ 1.0] x\n": 4, "[ 1.0] redirected 4\n": 0, "redirected \n": 0, "": 0} {
-		if got := redirected(out); got != want {
-			t.Errorf("%q: %d, want %d", out, got, want)
-		}
-	}
-}

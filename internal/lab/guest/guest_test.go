@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -174,5 +175,22 @@ func TestUnknownService(t *testing.T) {
 		if err := run(args); err == nil {
 			t.Errorf("run(%q) worked", args)
 		}
+	}
+}
+
+func TestProbe(t *testing.T) {
+	w, err := newWorkload(t.TempDir(), "h1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewServer(w.handler())
+	defer s.Close()
+	if err := probe(s.URL + "/"); err != nil {
+		t.Error(err)
+	}
+	sick := errors.New("read-only file system")
+	w.sick.Store(&sick)
+	if err := probe(s.URL + "/"); err == nil || !strings.Contains(err.Error(), "read-only") {
+		t.Errorf("a sick disk: %v", err)
 	}
 }

@@ -1,10 +1,12 @@
 // Command lab-guest runs inside the lab's guests: `lab-guest workload` is the
 // service behind the load balancer, `lab-guest control` the lab's hands and
-// eyes. busybox init keeps both alive.
+// eyes; busybox init keeps both alive. `lab-guest probe` succeeds where the
+// service answers, and with it the disk and the network work.
 package main
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"strings"
@@ -22,7 +24,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) != 1 {
-		return fmt.Errorf("want one of workload and control")
+		return fmt.Errorf("want one of workload, control and probe")
 	}
 	host := hostName()
 	switch args[0] {
@@ -35,8 +37,25 @@ func run(args []string) error {
 		return serve(guestwire.WorkloadPort, w.handler())
 	case "control":
 		return serve(guestwire.ControlPort, controlHandler(host))
+	case "probe":
+		return probe(fmt.Sprintf("http://127.0.0.1:%d/", guestwire.WorkloadPort))
 	}
 	return fmt.Errorf("unknown service %q", args[0])
+}
+
+// probe asks for one request's worth of work.
+func probe(url string) error {
+	client := http.Client{Timeout: time.Minute}
+	res, err := client.Get(url)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10))
+		return fmt.Errorf("probe %s: %s: %s", url, res.Status, strings.TrimSpace(string(text)))
+	}
+	return nil
 }
 
 func serve(port int, h http.Handler) error {

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -21,8 +20,8 @@ import (
 	"afloat/internal/build"
 	"afloat/internal/elfdiff"
 	"afloat/internal/kbuild"
-	"afloat/internal/kernel"
 	"afloat/internal/kit"
+	"afloat/internal/kit/kittest"
 	"afloat/internal/lab"
 )
 
@@ -63,30 +62,9 @@ func readChanges(t *testing.T) []*change {
 	return changes
 }
 
-// testKit is the kernel's kit from the cache: making one is for `make kits`.
-func testKit(t *testing.T) *kit.Kit {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("builds live patches and boots a guest")
-	}
-	ref, err := kit.ParseRef(testKernel)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir, err := kit.DefaultDir()
-	if err != nil {
-		t.Skip("no cache folder: ", err)
-	}
-	k, err := (&kit.Cache{Dir: dir}).Open(ref)
-	if err != nil {
-		t.Skipf("no kit (%v); `afloat kernel fetch %s` gets one", err, testKernel)
-	}
-	return k
-}
-
 // TestNotBuilt builds every change of which no live patch may come.
 func TestNotBuilt(t *testing.T) {
-	k := testKit(t)
+	k := kittest.Open(t, testKernel)
 	changes := slices.DeleteFunc(readChanges(t), (*change).isBuilt)
 	buildAll(t, k, changes)
 	for _, c := range changes {
@@ -97,7 +75,7 @@ func TestNotBuilt(t *testing.T) {
 // TestBuilt builds every other change and takes its live patch through its life,
 // all in one guest. It takes up to two minutes: `make patches`.
 func TestBuilt(t *testing.T) {
-	k := testKit(t)
+	k := kittest.Open(t, testKernel)
 	if os.Getenv("AFLOAT_PATCHES") == "" {
 		t.Skip("loads a live patch of each kind in a guest with AFLOAT_PATCHES=1, as `make patches` does")
 	}
@@ -108,7 +86,7 @@ func TestBuilt(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			c.checkOutcome(t)
 			if c.out != nil && h != nil {
-				c.live(t, k, h)
+				c.live(t, h)
 			}
 		})
 	}
@@ -199,8 +177,7 @@ func boot(t *testing.T, k *kit.Kit) *lab.Host {
 	}
 	start := time.Now()
 	h, end, err := lab.Trial{
-		Kernel: lab.Kernel{Name: testKernel, Release: k.Release(), Vmlinux: k.Vmlinux(), ModulesDir: k.ModuleDir()},
-		Guest:  guest, Modules: []string{"dummy", "8021q"}, MemoryMB: 512,
+		Kernel: lab.KernelOf(k), Guest: guest, Modules: []string{"dummy", "8021q"}, MemoryMB: 512,
 	}.Boot(t.Context())
 	if end != nil {
 		t.Cleanup(func() {
@@ -216,106 +193,19 @@ func boot(t *testing.T, k *kit.Kit) *lab.Host {
 	return h
 }
 
-// life is a live patch's whole life in the guest, with the check before, while
-// and after it is in effect. It prints the kernel's words; its exit code is the
-// step that failed.
-const life = `
-state=/sys/kernel/livepatch/$1
-later=$2
-settle() {
-	for i in $(seq 300); do
-		[ "$(cat $state/transition 2>/dev/null || echo 0)" = 0 ] && return 0
-		sleep 0.1
-	done
-	return 1
-}
-check() { dmesg -c >>/tmp/log; sh -e /tmp/check >/tmp/said 2>&1; }
-fail() { cat /tmp/said; cat /tmp/log; dmesg; exit $1; }
-dmesg -c >/dev/null
-: >/tmp/log
-if check; then fail 1; fi
-insmod /tmp/patch.ko || fail 2
-settle || fail 3
-if [ -n "$later" ]; then insmod /tmp/$later.ko || fail 4; fi
-check || fail 5
-echo 0 >$state/enabled || fail 6
-settle || fail 7
-for i in $(seq 100); do
-	[ -e $state ] || break
-	sleep 0.1
-done
-rmmod $1 || fail 8
-if check; then fail 9; fi
-cat /tmp/log
-dmesg
-`
-
-var steps = []string{1: "the check is true without the live patch", 2: "it does not load", 3: "its transition does not end",
-	4: "the module it is for does not load after it", 5: "the check is not true with it", 6: "it cannot be disabled",
-	7: "its transition back does not end", 8: "it does not unload", 9: "the check stays true after it was unloaded"}
-
-// alarms are the kernel's words for what must not happen.
-var alarms = regexp.MustCompile(`WARNING: |BUG: |Oops|general protection|INFO: task |unable to handle|` +
-	`livepatch: .*(fail|cannot|unable|error)|Unknown symbol|nvalid relocation`)
-
 // live loads the built patch in the guest, has its check run, and unloads it.
-func (c *change) live(t *testing.T, k *kit.Kit, h *lab.Host) {
+func (c *change) live(t *testing.T, h *lab.Host) {
 	ctx, cancel := context.WithTimeout(t.Context(), guestLimit)
 	defer cancel()
-	put := func(path string, content []byte) {
-		t.Helper()
-		if err := h.Put(ctx, path, 0o644, content); err != nil {
-			t.Fatal(err)
-		}
-	}
-	put("/tmp/patch.ko", c.out.Module)
-	put("/tmp/check", []byte(c.files["check"]))
-	later := strings.TrimSpace(c.files["later"])
-	if later != "" {
-		put("/tmp/"+later+".ko", module(t, k, later))
-	}
-	out, err := h.Exec(ctx, "sh", "-c", life, "life", c.out.Manifest.Module, later)
+	lived, err := lab.Life{
+		Name: c.out.Manifest.Module, Patch: c.out.Module,
+		Check: []byte("#!/bin/sh -e\n" + c.files["check"]), Contrast: true,
+		Late: strings.Fields(c.files["later"]), Warns: strings.TrimSpace(c.files["warns"]),
+	}.Run(ctx, h)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out.Code != 0 {
-		t.Fatalf("step %d failed: %s\n%s", out.Code, steps[min(out.Code, len(steps)-1)], out.Output())
+	if want := len(c.out.Manifest.Functions); lived.Redirected != want {
+		t.Errorf("the kernel redirected %d of %d functions", lived.Redirected, want)
 	}
-	c.checkLog(t, out.Stdout)
-}
-
-// checkLog wants no alarm in the kernel's log, or the one that is announced.
-func (c *change) checkLog(t *testing.T, log string) {
-	announced := strings.TrimSpace(c.files["warns"])
-	found := false
-	for line := range strings.Lines(log) {
-		if !alarms.MatchString(line) {
-			continue
-		}
-		if announced == "" || found || !strings.Contains(line, announced) {
-			t.Errorf("the kernel warned: %s", line)
-		}
-		found = true
-	}
-	if announced != "" && !found {
-		t.Errorf("no warning of %s:\n%s", announced, log)
-	}
-}
-
-// module is a module of the kernel, ready for insmod.
-func module(t *testing.T, k *kit.Kit, name string) []byte {
-	t.Helper()
-	path, err := k.Module(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	packed, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	content, err := kernel.Decompress(packed)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return content
 }
