@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"afloat/internal/bundle"
@@ -24,10 +25,17 @@ func refuseDesired(j Journal, d wire.Desired) string {
 		return "generation 0 is no order"
 	case d.Generation > old.Generation:
 		return ""
-	case d.Live != old.Live || d.Rollout != old.Rollout:
+	case content(d) != content(old):
 		return fmt.Sprintf("generation %d was accepted with another content", d.Generation)
 	}
 	return ""
+}
+
+// content is what a generation says, and says for ever.
+func content(d wire.Desired) [9]string {
+	return [...]string{
+		d.Rollout, string(d.Live), d.Kernel, d.Module, d.Replace, d.Restart, string(d.Action), d.Nonce, strconv.FormatBool(d.Out),
+	}
 }
 
 // news says whether d tells more than what the journal has accepted.

@@ -7,6 +7,7 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -55,6 +56,12 @@ func (id ID) Mismatch(other ID) string {
 		return fmt.Sprintf("build id %s is not %s", other.BuildID, id.BuildID)
 	}
 	return ""
+}
+
+// Named says whether name means this kernel: its release, or a word of its
+// version, which is where distributions put the package version.
+func (id ID) Named(name string) bool {
+	return name != "" && (id.Release == name || slices.Contains(strings.Fields(id.Version), name))
 }
 
 // String is the short form for people: release and the head of the build id.

@@ -60,6 +60,9 @@ func DecodeReport(data []byte) (Report, error) {
 	if r.Boot == "" {
 		return Report{}, errors.New("read report: no boot id")
 	}
+	if err := r.checkAction(); err != nil {
+		return Report{}, fmt.Errorf("read report: %w", err)
+	}
 	return r, nil
 }
 
@@ -84,10 +87,8 @@ func OpenDesired(key ed25519.PublicKey, s Signed, host fleet.HostID) (Desired, e
 	if d.Host != host {
 		return Desired{}, fmt.Errorf("open desired: addressed to host %s, this is %s", d.Host, host)
 	}
-	if d.Live != "" {
-		if err := d.Live.Validate(); err != nil {
-			return Desired{}, fmt.Errorf("open desired: %w", err)
-		}
+	if err := d.Validate(); err != nil {
+		return Desired{}, fmt.Errorf("open desired: %w", err)
 	}
 	return d, nil
 }

@@ -28,6 +28,22 @@ type Desired struct {
 	Rollout string `json:"rollout,omitempty"`
 	// Live is the digest of the live patch the host should run, "" for none.
 	Live bundle.Digest `json:"live,omitempty"`
+	// Kernel is the kernel the host should run, by release or package version,
+	// "" to leave it as it is. A host that runs it already does not boot for it.
+	Kernel string `json:"kernel,omitempty"`
+	// Module, Replace and Restart name what ActionModule, ActionReplace and
+	// ActionRestart are about: the module, the image, the unit.
+	Module  string `json:"module,omitempty"`
+	Replace string `json:"replace,omitempty"`
+	Restart string `json:"restart,omitempty"`
+	// Action is what Nonce orders, ActionLive when it orders nothing.
+	Action Action `json:"action,omitempty"`
+	// Nonce lets the host carry out Action once: a host never acts twice on one
+	// nonce, whatever crashes or arrives again. Set if and only if Action is.
+	Nonce string `json:"nonce,omitempty"`
+	// Out: the host should be out of rotation. An Action that disrupts takes it
+	// out and back in by itself, Out or not.
+	Out bool `json:"out,omitempty"`
 	// Mode the policy raises the host to. The host's own ceiling still wins.
 	Mode fleet.Mode `json:"mode"`
 	// Withdrawn lists the digests the host must refuse, whoever signed them.
@@ -75,6 +91,10 @@ const (
 	PhaseReverted  Phase = "reverted"  // taken off, generation reached
 	PhaseFailed    Phase = "failed"    // tried, undone, see Reason
 	PhaseRefused   Phase = "refused"   // not tried: signature, kernel, foreign patch ..., see Reason
+	PhaseDraining  Phase = "draining"  // leaving rotation
+	PhaseRebooting Phase = "rebooting" // the ordered action is under way, whichever it is
+	PhaseVerifying Phase = "verifying" // acted; looking whether the host is what was ordered
+	PhaseWarming   Phase = "warming"   // back in rotation, not yet at full strength
 )
 
 // LivePatch is one entry of /sys/kernel/livepatch.
@@ -135,6 +155,14 @@ type Report struct {
 	// ApplyMS is how long the last load and transition took on this host, download excluded.
 	ApplyMS int64   `json:"apply_ms,omitempty"`
 	Crashes []Crash `json:"crashes,omitempty"` // all evidence of the last 7 days, oldest first, at most 32
+	// Nonce is the last one whose action was carried out: for a boot, proved by
+	// a new boot id. "" before the first.
+	Nonce string `json:"nonce,omitempty"`
+	// Out: the host is out of rotation now.
+	Out bool `json:"out,omitempty"`
+	// Abilities are the actions this agent can carry out beside ActionLive;
+	// none means only that one.
+	Abilities []Action `json:"abilities,omitempty"`
 	// Refusals are orders and bundles this host turned down since its last acknowledged report.
 	Refusals []Refusal `json:"refusals,omitempty"`
 }

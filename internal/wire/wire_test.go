@@ -27,18 +27,54 @@ func desired() Desired {
 		Live: bundle.DigestOf([]byte("x")), Mode: fleet.ModeAct}
 }
 
+// reboot is desired with an order to boot into another kernel.
+func reboot() Desired {
+	d := desired()
+	d.Action, d.Kernel, d.Nonce, d.Out = ActionReboot, "6.1.0-56-amd64", "r1-7", true
+	return d
+}
+
 func TestDesiredRoundTrip(t *testing.T) {
 	key, pub := serverKey()
-	s, err := Sign(key, ContextDesired, desired())
+	for _, want := range []Desired{desired(), reboot()} {
+		s, err := Sign(key, ContextDesired, want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := OpenDesired(pub, s, host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("desired (-want +got):\n%s", diff)
+		}
+	}
+}
+
+func TestZeroActionFieldsDoNotTravel(t *testing.T) {
+	data, err := json.Marshal(desired())
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := OpenDesired(pub, s, host)
-	if err != nil {
-		t.Fatal(err)
+	for _, field := range []string{"action", "nonce", "kernel", "module", "replace", "restart", "out"} {
+		if bytes.Contains(data, []byte(`"`+field+`"`)) {
+			t.Errorf("%s is in %s: an older agent would refuse it", field, data)
+		}
 	}
-	if diff := cmp.Diff(desired(), got); diff != "" {
-		t.Errorf("desired (-want +got):\n%s", diff)
+}
+
+func TestObjectAndAbilities(t *testing.T) {
+	d := Desired{Kernel: "k", Module: "m", Replace: "i", Restart: "u"}
+	for action, want := range map[Action]string{ActionLive: "", ActionReboot: "k", ActionModule: "m", ActionReplace: "i", ActionRestart: "u"} {
+		if d.Action = action; d.Object() != want {
+			t.Errorf("%s is about %q, want %q", action, d.Object(), want)
+		}
+		if got := (Report{}).Can(action); got != (action == ActionLive) {
+			t.Errorf("an agent without abilities can %s: %v", action, got)
+		}
+		if !(Report{Abilities: Actions()}).Can(action) {
+			t.Errorf("an agent with all abilities cannot %s", action)
+		}
 	}
 }
 
@@ -72,6 +108,14 @@ func TestOpenDesiredRefuses(t *testing.T) {
 	other.Host = "01brz3ndektsv4rrffq69g5fav"
 	old := desired()
 	old.Version = 0
+	noNonce, noUnit, unknown, long := reboot(), reboot(), reboot(), reboot()
+	noNonce.Nonce = ""
+	noUnit.Action = ActionRestart
+	unknown.Action = "explode"
+	long.Kernel = strings.Repeat("6", maxName+1)
+	onlyNonce, blank := desired(), reboot()
+	onlyNonce.Nonce = "n1"
+	blank.Kernel = "6.1.0-56 init=/bin/sh"
 
 	for name, tc := range map[string]struct {
 		key    ed25519.PublicKey
@@ -86,6 +130,12 @@ func TestOpenDesiredRefuses(t *testing.T) {
 		"for another host":      {pub, signed(other), false},
 		"another wire version":  {pub, signed(old), false},
 		"digest that is a path": {pub, signed(badDigest), false},
+		"action without nonce":  {pub, signed(noNonce), false},
+		"nonce without action":  {pub, signed(onlyNonce), false},
+		"restart of nothing":    {pub, signed(noUnit), false},
+		"unknown action":        {pub, signed(unknown), false},
+		"kernel too long":       {pub, signed(long), false},
+		"kernel with a blank":   {pub, signed(blank), false},
 	} {
 		_, err := OpenDesired(tc.key, tc.signed, host)
 		if err == nil || errors.Is(err, ErrSignature) != tc.sig {
@@ -123,6 +173,10 @@ func TestDecodeIsStrict(t *testing.T) {
 		"no boot id":    `{"v":1,"host":"h1"}`,
 		"bad host":      `{"v":1,"host":"*","boot":"b"}`,
 		"old version":   `{"v":0,"host":"h1","boot":"b"}`,
+		"blank nonce":   `{"v":1,"host":"h1","boot":"b","nonce":"a b"}`,
+		"long nonce":    `{"v":1,"host":"h1","boot":"b","nonce":"` + strings.Repeat("n", maxNonce+1) + `"}`,
+		"abilities":     `{"v":1,"host":"h1","boot":"b","abilities":[` + strings.Repeat(`"x",`, maxAbilities) + `"x"]}`,
+		"bad ability":   `{"v":1,"host":"h1","boot":"b","abilities":["\u0000"]}`,
 		"not json":      `hello`,
 		"empty":         ``,
 		"too long":      `{"v":1,"host":"h1","boot":"b"}` + strings.Repeat(" ", MaxMessage),
@@ -131,8 +185,13 @@ func TestDecodeIsStrict(t *testing.T) {
 			t.Errorf("%s: taken", name)
 		}
 	}
-	if _, err := DecodeReport([]byte(`{"v":1,"host":"h1","boot":"b"}`)); err != nil {
-		t.Error(err)
+	for _, in := range []string{
+		`{"v":1,"host":"h1","boot":"b"}`,
+		`{"v":1,"host":"h1","boot":"b","phase":"warming","nonce":"r1-7","out":true,"abilities":["reboot","newer"]}`,
+	} {
+		if _, err := DecodeReport([]byte(in)); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -170,6 +229,7 @@ func FuzzDecodeReport(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(whole)
+	f.Add([]byte(`{"v":1,"host":"h1","boot":"b","phase":"rebooting","nonce":"r1-7","out":true,"abilities":["reboot","module"]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r, err := DecodeReport(data)
 		if err != nil {
@@ -185,6 +245,10 @@ func FuzzOpenDesired(f *testing.F) {
 	key, pub := serverKey()
 	s, err := Sign(key, ContextDesired, desired())
 	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(s.Payload, s.Sig)
+	if s, err = Sign(key, ContextDesired, reboot()); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(s.Payload, s.Sig)
