@@ -286,7 +286,9 @@ func (b *builder) compare(ctx context.Context) error {
 	group, _ := errgroup.WithContext(ctx)
 	group.SetLimit(max(1, b.compiler().Jobs()))
 	for _, p := range b.parts {
-		group.Go(func() error { return p.compare(elfdiff.Options{Sizes: b.tables.Sizes}) })
+		group.Go(func() error {
+			return p.compare(elfdiff.Options{Sizes: b.tables.Sizes, BuiltIn: p.pair.Unit.Target() == "vmlinux"})
+		})
 	}
 	if err := group.Wait(); err != nil {
 		return err

@@ -213,6 +213,9 @@ func (b *builder) manifest(module string, stats klpmod.Stats) bundle.Manifest {
 		m.Evidence.Objects = append(m.Evidence.Objects, p.pair.Unit.Object)
 		m.Evidence.Proof = append(m.Evidence.Proof, p.evidence...)
 		m.Evidence.Notes = append(m.Evidence.Notes, p.diff.Notes...)
+		for _, f := range p.diff.NextBoot {
+			m.Evidence.NextBoot = append(m.Evidence.NextBoot, f.Name)
+		}
 	}
 	return m
 }

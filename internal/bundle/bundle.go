@@ -114,6 +114,7 @@ type Evidence struct {
 	Proof    []string `json:"proof,omitempty"`     // what was compared with the shipped kernel, in sentences
 	BootTest []string `json:"boot_test,omitempty"` // what the exact kernel did with it in a virtual machine, in sentences
 	BuildMS  int64    `json:"build_ms,omitempty"`  // wall time of the build
+	NextBoot []string `json:"next_boot,omitempty"` // changed functions that ran at boot in their old form: not in effect before the next one
 	Notes    []string `json:"notes,omitempty"`     // risk notes
 }
 

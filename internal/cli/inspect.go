@@ -142,6 +142,7 @@ func (i inspection) print(w io.Writer, diffs bool) error {
 	list("objects", m.Evidence.Objects)
 	list("proof", m.Evidence.Proof)
 	list("boot test", m.Evidence.BootTest)
+	list("from the next boot on", m.Evidence.NextBoot)
 	list("notes", m.Evidence.Notes)
 	sources := make([]string, len(m.Sources))
 	for n, s := range m.Sources {

@@ -16,7 +16,8 @@ type carrier struct {
 	externals map[string]*External
 	originals map[string]*Symbol // undefined symbols of the original object by name
 	todo      []*node
-	terminal  []byte // ORC record that ends a function
+	boot      []*node // changed functions that run only at boot
+	terminal  []byte  // ORC record that ends a function
 }
 
 func (c *comparison) carry() {
@@ -32,6 +33,8 @@ func (c *comparison) carry() {
 			continue
 		}
 		switch {
+		case n.verdict == changed && bootOnly(n):
+			k.boot = append(k.boot, n)
 		case n.verdict == changed && k.replaceable(n), n.verdict == fresh && !n.symbol.Local() && !discarded(n.section.Name):
 			k.include(n)
 		}
@@ -42,6 +45,7 @@ func (c *comparison) carry() {
 		n.chunk.Relocs = k.fixups(n, n.refs, false)
 		k.includeEntries(n)
 	}
+	k.settleBoot()
 	c.carrier = k
 }
 

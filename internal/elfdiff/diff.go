@@ -13,6 +13,8 @@ type Options struct {
 	// Sizes of special-section entries, from the kernel's types. Where a size is
 	// 0, it is inferred from the strides of the section's relocations.
 	Sizes kernel.Sizes
+	// BuiltIn: the objects are linked into the kernel itself, not into a module.
+	BuiltIn bool
 	// IgnoreFunctions are left as they are, although they differ. The reason is the author's to give.
 	IgnoreFunctions []string
 }
@@ -29,6 +31,9 @@ type Diff struct {
 	Special map[string]int `json:"special"`
 	// Externals are the symbols of the running kernel that the carried code refers to, by name.
 	Externals []*External `json:"klp"`
+	// NextBoot are changed functions that run only at boot and have run. The live
+	// patch does without their change, which the rest does not rely on.
+	NextBoot []Func `json:"next_boot,omitempty"`
 	// Refusals is empty if and only if the Diff may be linked.
 	Refusals []Refusal `json:"refusals"`
 	// Notes are facts that a reviewer should know, as sentences.

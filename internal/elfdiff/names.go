@@ -35,14 +35,23 @@ func digits(s string) bool {
 
 var initcallName = regexp.MustCompile(`^__initcall__(.*?)__\d+_\d+_(.*)$`)
 
-// stripUnique removes the counter of __UNIQUE_ID() names (linux/compiler.h)
-// and counter and line of initcall names (linux/init.h).
+var btfName = regexp.MustCompile(`^(__BTF_ID__.*__)\d+$`)
+
+// stripUnique removes the counter of __UNIQUE_ID() names (linux/compiler.h),
+// counter and line of initcall names (linux/init.h) and of the places that the
+// kernel's build fills with type numbers (linux/btf_ids.h).
 func stripUnique(name string) string {
-	if m := initcallName.FindStringSubmatch(name); m != nil {
-		return "__initcall__" + m[1] + "_" + m[2]
-	}
-	if strings.HasPrefix(name, "__UNIQUE_ID_") {
+	switch {
+	case strings.HasPrefix(name, "__UNIQUE_ID_"):
 		return strings.TrimRight(name, "0123456789")
+	case strings.HasPrefix(name, "__BTF_ID__"):
+		if m := btfName.FindStringSubmatch(name); m != nil {
+			return m[1]
+		}
+	case strings.HasPrefix(name, "__initcall__"):
+		if m := initcallName.FindStringSubmatch(name); m != nil {
+			return "__initcall__" + m[1] + "_" + m[2]
+		}
 	}
 	return name
 }

@@ -14,7 +14,9 @@ func TestBaseName(t *testing.T) {
 		"count.17":                   "count",
 		"__UNIQUE_ID_ddebug1234.56":  "__UNIQUE_ID_ddebug",
 		"__initcall__kmod_proc__255_19_proc_cmdline_init5": "__initcall__kmod_proc_proc_cmdline_init5",
-		"sha256": "sha256",
+		"__BTF_ID__struct__fib6_info__10476715":            "__BTF_ID__struct__fib6_info__",
+		"__BTF_ID__set8__sets_1":                           "__BTF_ID__set8__sets_1",
+		"sha256":                                           "sha256",
 	} {
 		if got := baseName(name); got != want {
 			t.Errorf("%s: %s, want %s", name, got, want)

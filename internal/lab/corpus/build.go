@@ -41,7 +41,7 @@ func (r *run) buildFile(ctx context.Context, file string) (Result, []byte, error
 		return result, nil, nil
 	}
 	result.Outcome, result.Module, result.SHA256 = Built, out.Manifest.Module, digest(out.Module)
-	result.Functions = len(out.Manifest.Functions)
+	result.Functions, result.NextBoot = len(out.Manifest.Functions), out.Manifest.Evidence.NextBoot
 	for _, f := range out.Manifest.Functions {
 		if !slices.Contains(result.Targets, f.Object) {
 			result.Targets = append(result.Targets, f.Object)

@@ -178,3 +178,16 @@ func TestStoreGoesOn(t *testing.T) {
 		t.Error("a broken result is accepted")
 	}
 }
+
+func TestBootCodeIsListed(t *testing.T) {
+	r := &Report{Results: []Result{
+		{File: "a.c", Outcome: Built, NextBoot: []string{"a_init", "b_init"}},
+		{File: "b.c", Outcome: Built},
+	}}
+	if f := r.Figures(); f.NextBoot != 1 || f.Built != 2 {
+		t.Errorf("%d of %d built without boot code, want 1 of 2", f.NextBoot, f.Built)
+	}
+	if page := r.Markdown(time.Unix(0, 0)); !strings.Contains(page, "| a.c | `a_init`, `b_init` |") {
+		t.Errorf("the page does not list it:\n%s", page)
+	}
+}

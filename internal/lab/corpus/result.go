@@ -42,9 +42,10 @@ type Result struct {
 	// Detail of a failure, or the compiler's first words.
 	Detail    string   `json:"detail,omitempty"`
 	Functions int      `json:"functions,omitempty"`
-	Targets   []string `json:"targets,omitempty"` // what it patches: vmlinux, or modules
-	Module    string   `json:"module,omitempty"`  // name of the built module
-	SHA256    string   `json:"sha256,omitempty"`  // of the built module
+	NextBoot  []string `json:"next_boot,omitempty"` // changed boot code of a built one, which has run
+	Targets   []string `json:"targets,omitempty"`   // what it patches: vmlinux, or modules
+	Module    string   `json:"module,omitempty"`    // name of the built module
+	SHA256    string   `json:"sha256,omitempty"`    // of the built module
 	BuildMS   int64    `json:"build_ms"`
 	// Load of a built module in QEMU; nil before.
 	Load *Load `json:"load,omitempty"`

@@ -13,6 +13,8 @@ type Figures struct {
 	// Built live patches, those that were loaded without an error, and those
 	// among them whose functions really were redirected in the guest.
 	Built, Loaded, Patching int
+	// NextBoot: built, and part of the change is boot code, which has run.
+	NextBoot int
 	// Refused changes, those of them that are only data initialisers or code of
 	// boot, load and unload, and those that have such a part, or another layout
 	// of a type, beside code.
@@ -31,6 +33,9 @@ func (r *Report) Figures() Figures {
 			f.Unchanged++
 		case Built:
 			f.Built++
+			if len(x.NextBoot) > 0 {
+				f.NextBoot++
+			}
 		case Refused:
 			f.Refused++
 		}
@@ -94,6 +99,7 @@ func (r *Report) Markdown(now time.Time) string {
 	fmt.Fprintf(&b, "| refused: code, but with such initialisers, such code or another layout of a type | %d |\n", f.Mixed)
 	fmt.Fprintf(&b, "| refused for another reason | %d |\n", f.Refused-f.BootOnly-f.Mixed)
 	fmt.Fprintf(&b, "| built | %d |\n", f.Built)
+	fmt.Fprintf(&b, "| ... of these with a change of boot code beside, which takes effect with the next boot | %d |\n", f.NextBoot)
 	fmt.Fprintf(&b, "| ... of these loaded and unloaded in QEMU | %d |\n", f.Loaded)
 	fmt.Fprintf(&b, "| ... of these whose target ran in the guest, with every function redirected | %d |\n", f.Patching)
 	fmt.Fprintf(&b, "| errors | %d |\n\n", f.Errors)
@@ -177,11 +183,26 @@ func (r *Report) writeFiles(b *strings.Builder) {
 		}
 		fmt.Fprintf(b, "| %s | %s | %s |\n", x.File, what, strings.ReplaceAll(why, "|", "\\|"))
 	}
-	r.writeIdle(b, results)
+	writeNextBoot(b, results)
+	writeIdle(b, results)
+}
+
+// writeNextBoot lists what was built without a part that only boot could bring.
+func writeNextBoot(b *strings.Builder, results []Result) {
+	if !slices.ContainsFunc(results, func(x Result) bool { return len(x.NextBoot) > 0 }) {
+		return
+	}
+	b.WriteString("\n## Built without its boot code\n\nThese functions of the kernel itself ran at boot and are gone. The object shows that the rest of the change uses\n" +
+		"nothing that they set up; the bundle names them, and they take effect with the next boot of a patched kernel.\n\n| file | functions |\n|---|---|\n")
+	for _, x := range results {
+		if len(x.NextBoot) > 0 {
+			fmt.Fprintf(b, "| %s | `%s` |\n", x.File, strings.Join(x.NextBoot, "`, `"))
+		}
+	}
 }
 
 // writeIdle lists what was loaded with no code to redirect in the guest.
-func (r *Report) writeIdle(b *strings.Builder, results []Result) {
+func writeIdle(b *strings.Builder, results []Result) {
 	b.WriteString("\n## Loaded without its target\n\nThe guest cannot load these modules, so their live patches waited for them.\n\n| file | why |\n|---|---|\n")
 	for _, x := range results {
 		if x.Load != nil && x.Load.OK && !x.Load.Patching {

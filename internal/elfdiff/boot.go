@@ -1,0 +1,203 @@
+package elfdiff
+
+import (
+	"debug/elf"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// settleBoot decides about the changed functions that run only at boot. Those
+// of the kernel itself have run, and their memory is gone: no live patch can
+// bring their change into this boot. That alone does not speak against the rest
+// of the patch, but it might: the rest may need what the new boot code sets up.
+//
+// So the change is left to the next boot, and said to be, only where the object
+// shows two separate changes:
+//
+//   - The code is part of the kernel itself (Options.BuiltIn). A module's may run
+//     again, at the next load or unload, in its old form.
+//   - Something else is carried. A change of boot code alone has no effect.
+//   - No way leads from the boot code, old or new, to a replaced function: not by
+//     calls, nor by pointers it hands out, nor through data it hands out. So what
+//     it registers, with whatever arguments, is not what the patch replaces.
+//   - The variables that the carried code uses, itself and through the functions
+//     it calls, are none that the boot code uses, itself and through the functions
+//     it calls, and none that only one version of the boot code leads to.
+//
+// Code in .exit sections of the kernel itself is never called at all.
+func (k *carrier) settleBoot() {
+	for _, n := range k.boot {
+		shared := k.sharedWith(n)
+		if !k.c.opts.BuiltIn || len(k.chunks) == 0 || shared != "" {
+			k.c.refuse(k.bootRefusal(n, shared))
+			continue
+		}
+		k.c.diff.NextBoot = append(k.c.diff.NextBoot, Func{Name: n.pair.name, Size: n.size, Source: k.c.patched.object.declared(n.symbol), Original: n.pair.symbol})
+		k.c.diff.Notes = append(k.c.diff.Notes, fmt.Sprintf("%s runs only at boot and has run: its change takes effect with the next boot of a kernel that has it", n.name))
+	}
+}
+
+func (k *carrier) bootRefusal(n *node, shared string) Refusal {
+	r := Refusal{Class: ClassInit, Symbol: n.name, Section: n.section.Name, Source: k.c.patched.object.declared(n.symbol),
+		Why:  "it runs only at boot, at module load or at unload",
+		Hint: "leave this change out: it takes effect with the next kernel; what must happen now belongs into a callback"}
+	if k.c.opts.BuiltIn && len(k.chunks) > 0 {
+		r.Why = "it ran at boot in its old form, and the rest of the patch may rely on the new one: both use " + shared
+		r.Hint = "leave this change out if the rest does not need it; what must happen now belongs into a callback"
+	}
+	return r
+}
+
+// bootOnly says that both versions of a function are thrown away after boot.
+func bootOnly(n *node) bool {
+	return n.pair != nil && discarded(n.section.Name) && discarded(n.pair.section.Name)
+}
+
+// sharedWith names something that a function of boot code and the carried code
+// have in common, or returns "".
+func (k *carrier) sharedWith(boot *node) string {
+	if strings.HasPrefix(boot.section.Name, ".exit.") && strings.HasPrefix(boot.pair.section.Name, ".exit.") {
+		return ""
+	}
+	before, after, carried := newReach(false), newReach(true), newReach(true)
+	before.enter(boot.pair)
+	after.enter(boot)
+	for _, n := range k.c.patched.nodes {
+		if !n.function() || n.chunk == nil || n.pads {
+			continue
+		}
+		carried.enter(n)
+		for _, r := range []*reach{before, after} {
+			if _, ok := r.led[r.identity(n.head())]; ok {
+				return n.name
+			}
+		}
+	}
+	return carried.common(before, after)
+}
+
+// reach is what running some functions of one object gets at.
+type reach struct {
+	patched bool           // the object is the patched one
+	uses    map[any]string // variables that the functions, and those they call, refer to: identity to name
+	led     map[any]string // all that any reference leads to, from there on; the name of a variable, "" for the rest
+	ran     map[*node]bool
+}
+
+func newReach(patched bool) *reach {
+	return &reach{patched: patched, uses: map[any]string{}, led: map[any]string{}, ran: map[*node]bool{}}
+}
+
+// identity is one value for both nodes of a pair.
+func (r *reach) identity(n *node) any {
+	if r.patched && n.pair != nil {
+		return n.pair
+	}
+	return n
+}
+
+// enter follows a function: what it calls is run as well, what else it refers
+// to is only led to.
+func (r *reach) enter(n *node) {
+	n = n.head()
+	if r.ran[n] {
+		return
+	}
+	r.ran[n] = true
+	r.lead(n)
+	for _, part := range n.unit() {
+		for _, u := range references(part) {
+			switch {
+			case u.ref.node == nil:
+				if !u.branch && !ambient(u.ref.symbol.Name) {
+					r.uses[u.ref.symbol.Name] = u.ref.symbol.Name
+				}
+			case u.ref.node.function():
+				if u.branch {
+					r.enter(u.ref.node)
+				}
+			case u.ref.node.kind == kindSupport:
+			case u.ref.node.variable():
+				r.uses[r.identity(u.ref.node)] = u.ref.node.name
+			}
+		}
+	}
+}
+
+// lead follows every reference, through calls, pointers and initial values.
+func (r *reach) lead(n *node) {
+	id := r.identity(n)
+	if _, ok := r.led[id]; ok {
+		return
+	}
+	r.led[id] = ""
+	if n.variable() {
+		r.led[id] = n.name
+	}
+	for _, part := range n.unit() {
+		for _, u := range references(part) {
+			switch {
+			case u.ref.node != nil:
+				r.lead(u.ref.node.head())
+			case !u.branch && !ambient(u.ref.symbol.Name):
+				r.led[u.ref.symbol.Name] = u.ref.symbol.Name
+			}
+		}
+	}
+}
+
+// common names a variable that r uses and that one of the others uses, or that
+// only one of them leads to; else it returns "".
+func (r *reach) common(before, after *reach) string {
+	for _, id := range slices.SortedFunc(maps.Keys(r.uses), func(a, b any) int { return strings.Compare(r.uses[a], r.uses[b]) }) {
+		_, was := before.uses[id]
+		_, is := after.uses[id]
+		_, led := before.led[id]
+		_, leads := after.led[id]
+		if was || is || led != leads {
+			return r.uses[id]
+		}
+	}
+	return ""
+}
+
+// reference of a function or datum, in its bytes or in a special section.
+type reference struct {
+	ref    ref
+	branch bool // it is the operand of a call or jump
+}
+
+func references(n *node) []reference {
+	var out []reference
+	for _, r := range n.refs {
+		out = append(out, reference{r, isBranch(n, r)})
+	}
+	for _, e := range n.entries {
+		for _, r := range e.refs[1:] {
+			out = append(out, reference{r, false})
+		}
+		if e.replacement != nil {
+			out = append(out, references(e.replacement)...)
+		}
+	}
+	return out
+}
+
+// variable says that running code can change what the node holds.
+func (n *node) variable() bool {
+	return n.section.Flags&elf.SHF_WRITE != 0 && (n.kind == kindData || n.kind == kindRegistry) &&
+		!discarded(n.section.Name) && !copied(n.name, n.section.Name)
+}
+
+// ambient variables say what the processor and its task are: no boot code sets
+// them up for one file's use.
+func ambient(name string) bool {
+	switch name {
+	case "current_task", "pcpu_hot", "const_pcpu_hot", "cpu_number", "__preempt_count", "this_cpu_off", "__per_cpu_offset",
+		"__cpu_online_mask", "nr_cpu_ids", "jiffies", "fixed_percpu_data", "__stack_chk_guard":
+		return true
+	}
+	return false
+}

@@ -1,0 +1,121 @@
+package elfdiff
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+const bootPrelude = prelude + `
+#define __init __attribute__((section(".init.text"), cold, __noinline__))
+#define __exit __attribute__((section(".exit.text"), used))
+extern int queue(long *where, void *what); extern long queue_a, queue_b;
+`
+
+// The change of boot code may be left to the next boot only where nothing else
+// of the patch can tell which version ran.
+func TestCompareBootCode(t *testing.T) {
+	for _, tt := range []struct {
+		name, source, old, new string
+		module                 bool
+		changed, next          []string
+		why                    string // of the refusal
+	}{
+		{
+			name: "two separate changes",
+			source: `static long work; int f(int a) { return a * 35; }
+				__init int boot(void) { return queue(&queue_a, &work); }`,
+			old: "queue(&queue_a", new: "queue(&queue_b", changed: []string{"f"}, next: []string{"boot"},
+		},
+		{
+			name: "a module may be loaded again", module: true,
+			source: `static long work; int f(int a) { return a * 35; }
+				__init int boot(void) { return queue(&queue_a, &work); }`,
+			old: "queue(&queue_a", new: "queue(&queue_b", why: "it runs only at boot",
+		},
+		{
+			name: "boot code of the kernel itself never exits",
+			source: `static long work; int f(int a) { return a * 35 + work; }
+				__exit static int leave(void) { return queue(&queue_a, &work); }`,
+			old: "queue(&queue_a", new: "queue(&queue_b", changed: []string{"f"}, next: []string{"leave"},
+		},
+		{
+			name: "a variable of both",
+			source: `static long limit; int f(int a) { return a * 35 + limit; }
+				__init int boot(void) { limit = 7; return 0; }`,
+			old: "limit = 7", new: "limit = 9", why: "both use limit",
+		},
+		{
+			name: "a variable of functions they call",
+			source: `static long limit; noinline static long get(void) { return limit; } __attribute__((noipa)) static void set(long to) { limit = to; }
+				int f(int a) { return a * 35 + get(); } __init int boot(void) { set(7); return 0; }`,
+			old: "set(7)", new: "set(9)", why: "both use limit",
+		},
+		{
+			name: "a key that boot code turns on",
+			source: `long key[2]; int f(int a) { if (BRANCH(&key)) a++; return a * 35; }
+				__init int boot(void) { return queue(&queue_a, &key); }`,
+			old: "queue_a", new: "queue_b", why: "both use key",
+		},
+		{
+			name:   "a variable of another object",
+			source: `int f(int a) { return a * 35 + counter; } __init int boot(void) { counter = 7; return 0; }`,
+			old:    "counter = 7", new: "counter = 9", why: "both use counter",
+		},
+		{
+			name: "what the boot code registers is replaced",
+			source: `int f(int a) { return a * 35; } static struct { int (*op)(int); } ops = { f };
+				__init int boot(void) { return queue(&queue_a, &ops); }`,
+			old: "queue_a", new: "queue_b", why: "both use f",
+		},
+		{
+			name: "a variable that only the new boot code hands out",
+			source: `static long one, two; static struct { long *p; } handle = { &two }; int f(int a) { return a * 35 + two; }
+				__init int boot(void) { return queue(&queue_a, &one); }`,
+			old: "&one", new: "&handle", why: "both use two",
+		},
+		{
+			name:   "nothing but boot code",
+			source: `int f(int a) { return a * 34; } __init int boot(void) { return queue(&queue_a, 0); }`,
+			old:    "queue_a", new: "queue_b", why: "it runs only at boot",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			patched := strings.NewReplacer("35", "37", tt.old, tt.new).Replace(tt.source)
+			o, p := read(t, compile(t, bootPrelude+tt.source)), read(t, compile(t, bootPrelude+patched))
+			d, err := Compare(o, p, Options{BuiltIn: !tt.module})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.why != "" {
+				if len(d.Refusals) != 1 || d.Refusals[0].Class != ClassInit || !strings.Contains(d.Refusals[0].Why, tt.why) {
+					t.Fatalf("refused %v, want one that says %q", d.Refusals, tt.why)
+				}
+				return
+			}
+			if len(d.Refusals) > 0 {
+				t.Fatalf("refused %v", d.Refusals)
+			}
+			sameNames(t, "changed", names(d.Changed), tt.changed)
+			sameNames(t, "next boot", names(d.NextBoot), tt.next)
+			if !slices.ContainsFunc(d.Notes, func(n string) bool { return strings.Contains(n, "takes effect with the next boot") }) {
+				t.Errorf("no note says so: %q", d.Notes)
+			}
+		})
+	}
+}
+
+// The number in the name of a type's place counts lines and other such places.
+func TestCompareTypeNumbers(t *testing.T) {
+	source := prelude + `asm(".pushsection .BTF_ids,\"a\"\n.local __BTF_ID__struct__thing__NUMBER\n.type __BTF_ID__struct__thing__NUMBER,@object\n"
+		".size __BTF_ID__struct__thing__NUMBER,4\n__BTF_ID__struct__thing__NUMBER: .zero 4\n.popsection");
+		extern int type_id asm("__BTF_ID__struct__thing__NUMBER"); int f(int a) { return a * 35; } int g(void) { return type_id; }`
+	orig := strings.ReplaceAll(source, "NUMBER", "1017")
+	patched := strings.NewReplacer("NUMBER", "2024", "35", "37").Replace(source)
+	d := diff(t, orig, patched)
+	if len(d.Refusals) > 0 {
+		t.Fatalf("refused %v", d.Refusals)
+	}
+	sameNames(t, "changed", names(d.Changed), []string{"f"})
+}
