@@ -339,7 +339,7 @@ func TestRefusals(t *testing.T) {
 		c    Command
 		want string
 	}{
-		{Command{Verb: Start, Policy: policyFor("nothing", "")}, "no bundle named nothing"},
+		{Command{Verb: Start, Policy: policyFor("nothing", "waves: [{size: 100%}]\n")}, "no bundle named nothing"},
 		{Command{Verb: Start, Policy: "name: x\n"}, "target is missing"},
 		{Command{Verb: Abort, Rollout: "r7"}, `no rollout "r7"`},
 		{Command{Verb: "explode", Rollout: "r1"}, "no rollout"},

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,11 +16,19 @@ import (
 
 func reboot(t testing.TB, rest string) *policy.Policy {
 	t.Helper()
-	p, err := policy.Parse([]byte("name: x\ntarget: {kernel: 6.1.192-2}\n" + rest))
+	p, err := policy.Parse([]byte("name: x\ntarget: {kernel: 6.1.192-2}\n" + waved(rest)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return p
+}
+
+// waved adds one wave of all hosts to a policy that names none.
+func waved(rest string) string {
+	if strings.Contains(rest, "waves:") {
+		return rest
+	}
+	return "waves: [{size: 100%}]\n" + rest
 }
 
 func works(n int, takes time.Duration, labels func(i int) fleet.Labels) []Work {

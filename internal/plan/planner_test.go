@@ -15,7 +15,7 @@ import (
 )
 
 func mustPolicy(t interface{ Fatal(...any) }, rest string) *policy.Policy {
-	p, err := policy.Parse([]byte("name: x\ntarget: {live: y}\n" + rest))
+	p, err := policy.Parse([]byte("name: x\ntarget: {live: y}\n" + waved(rest)))
 	if err != nil {
 		t.Fatal(err)
 	}

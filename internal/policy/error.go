@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"regexp"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -58,11 +59,39 @@ func located(err error) error {
 		return err
 	}
 	if e, ok := errors.AsType[yaml.Error](err); ok {
-		out := &Error{Msg: e.GetMessage()}
+		out := &Error{Msg: plain(e)}
 		if t := e.GetToken(); t != nil {
 			out.Line, out.Column = t.Position.Line, t.Position.Column
 		}
 		return out
 	}
 	return &Error{Msg: err.Error()}
+}
+
+// twice is how the parser names a key that is there already.
+var twice = regexp.MustCompile(`^mapping key "(.*)" already defined`)
+
+// plain says what the decoder found in the words of the policy's documentation.
+func plain(err yaml.Error) string {
+	if e, ok := errors.AsType[*yaml.UnexpectedNodeTypeError](err); ok {
+		return fmt.Sprintf("want %s, not %s", shape(e.Expected), shape(e.Actual))
+	}
+	if _, ok := errors.AsType[*yaml.SyntaxError](err); ok {
+		if m := twice.FindStringSubmatch(err.GetMessage()); m != nil {
+			return m[1] + " is given twice"
+		}
+		return "cannot be read as YAML: " + err.GetMessage()
+	}
+	return err.GetMessage()
+}
+
+// shape names a kind of YAML node by how it is written.
+func shape(n ast.NodeType) string {
+	switch n {
+	case ast.MappingType, ast.MappingValueType:
+		return "fields (key: value)"
+	case ast.SequenceType:
+		return "a list ([...])"
+	}
+	return "a single value"
 }

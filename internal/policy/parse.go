@@ -2,6 +2,7 @@ package policy
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -101,7 +102,14 @@ func (r *rawTarget) read() (Target, error) {
 
 func (p *Policy) readWaves(d *document) error {
 	share := 0.0
-	for i, r := range d.Waves {
+	if len(d.Waves.list) == 0 {
+		at := d.Waves.text
+		if at.at == nil {
+			at = d.Name
+		}
+		return at.errorf("no waves: say in which steps hosts change, waves: [{size: 100%%}] for all of them at once")
+	}
+	for i, r := range d.Waves.list {
 		w, err := r.read()
 		if err != nil {
 			return err
@@ -115,13 +123,27 @@ func (p *Policy) readWaves(d *document) error {
 			}
 			share = w.Size.Share
 		}
+		if err := p.distinct(w, r); err != nil {
+			return err
+		}
 		p.Waves = append(p.Waves, w)
 	}
-	if len(p.Waves) == 0 {
-		p.Waves = []Wave{{Name: "all", Size: Amount{Share: 1}}}
-	}
 	if len(p.Waves) > 100 {
-		return d.Waves[100].Size.errorf("more than 100 waves")
+		return d.Waves.list[100].Size.errorf("more than 100 waves")
+	}
+	return nil
+}
+
+// distinct refuses a wave whose name an earlier one has: reports, holds and
+// audit name a wave by nothing else.
+func (p *Policy) distinct(w Wave, r rawWave) error {
+	if !slices.ContainsFunc(p.Waves, func(o Wave) bool { return o.Name == w.Name }) {
+		return nil
+	}
+	for _, at := range []text{r.Name, r.Select, r.Size} {
+		if at.s != "" {
+			return at.errorf("wave name %q is taken by an earlier wave: give each a name of its own", w.Name)
+		}
 	}
 	return nil
 }
@@ -223,8 +245,12 @@ func (p *Policy) readControl(d *document) (err error) {
 			w.Size.Share = 1 - c.Size.Share
 		}
 	}
-	p.Waves = append(p.Waves, Wave{Name: "control", Control: true, Size: Amount{Share: 1},
-		Failures: last.Failures, Stragglers: last.Stragglers, Soak: last.Soak})
+	control := Wave{Name: "control", Control: true, Size: Amount{Share: 1},
+		Failures: last.Failures, Stragglers: last.Stragglers, Soak: last.Soak}
+	if err := p.distinct(control, rawWave{Size: t}); err != nil {
+		return err
+	}
+	p.Waves = append(p.Waves, control)
 	return nil
 }
 

@@ -64,6 +64,12 @@ func TestParseErrors(t *testing.T) {
 		{"domains: 1", "domains: 0", 17, 43, "from 1 up"},
 		{"Europe/Paris", "Europe/Atlantis", 18, 11, "time zone"},
 		{"{live: 2026-11-ext4}", "{live: x, kernel: 6.1.192-2}", 2, 27, "exactly one of"},
+		{"name: canary", "name: rc", 6, 12, `"rc" is taken`},
+		{"{size: 10%", "{name: canary, size: 10%", 7, 12, `"canary" is taken`},
+		{"{size: 10%, soak: 1d}", "{select: a=b}\n  - {select: a=b}", 8, 14, `"a=b" is taken`},
+		{"tier=rc", "tier==", 5, 24, "compares tier with nothing"},
+		{"service!=db", "service!=", 3, 9, "compares service with nothing"},
+		{"select: service=search", "select: 'service='", 15, 27, "compares service with nothing"},
 		{"noData: hold", "metrics: [{query: up, max: 1}]", 11, 21, "not supported yet"},
 	} {
 		_, err := Parse([]byte(strings.Replace(demo, tt.old, tt.new, 1)))
@@ -74,6 +80,25 @@ func TestParseErrors(t *testing.T) {
 		}
 		if e.Line != tt.line || e.Column != tt.col || !strings.Contains(e.Msg, tt.want) {
 			t.Errorf("%s: got %v, want line %d column %d and %q", tt.new, err, tt.line, tt.col, tt.want)
+		}
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	const head = "name: x\ntarget: {live: y}\n"
+	for _, tt := range []struct{ text, want string }{
+		{head, "policy: line 1, column 7: no waves: say in which steps hosts change, waves: [{size: 100%}] for all of them at once"},
+		{head + "waves: []\n", "policy: line 3, column 8: no waves: say in which steps hosts change, waves: [{size: 100%}] for all of them at once"},
+		{head + "waves: [{name: control, size: 10%}, {size: 100%}]\ngate: {control: {size: 5%}}\n",
+			`policy: line 4, column 24: wave name "control" is taken by an earlier wave: give each a name of its own`},
+		{head + "waves: 3\n", "policy: line 3, column 8: want a list ([...]), not a single value"},
+		{head + "waves: [3]\n", "policy: line 3, column 9: want fields (key: value), not a single value"},
+		{head + "gate: [3]\n", "policy: line 3, column 7: want fields (key: value), not a list ([...])"},
+		{head + "name: z\n", "policy: line 3, column 1: name is given twice"},
+		{"name: x\ntarget: {live: y\n", "policy: line 2, column 9: cannot be read as YAML: could not find flow mapping end token '}'"},
+	} {
+		if _, err := Parse([]byte(tt.text)); err == nil || err.Error() != tt.want {
+			t.Errorf("%q: got %v, want %s", tt.text, err, tt.want)
 		}
 	}
 }
@@ -124,7 +149,7 @@ func TestAmount(t *testing.T) {
 }
 
 func TestWindowsFollowDaylightSaving(t *testing.T) {
-	p, err := Parse([]byte("name: x\ntarget: {live: y}\nwindows: ['Mon-Fri 09:00-17:00 Europe/Paris', 'Sat 23:00-02:00']\nfreezes: [2026-12-20..2027-01-03 Europe/Paris]\n"))
+	p, err := Parse([]byte("name: x\ntarget: {live: y}\nwaves: [{size: 100%}]\nwindows: ['Mon-Fri 09:00-17:00 Europe/Paris', 'Sat 23:00-02:00']\nfreezes: [2026-12-20..2027-01-03 Europe/Paris]\n"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,5 +1,10 @@
 package policy
 
+import (
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+)
+
 // document is the YAML as it is written: every scalar keeps its place.
 type document struct {
 	Name        text        `yaml:"name"`
@@ -8,7 +13,7 @@ type document struct {
 	Urgency     text        `yaml:"urgency"`
 	Reason      text        `yaml:"reason"`
 	Select      text        `yaml:"select"`
-	Waves       []rawWave   `yaml:"waves"`
+	Waves       rawWaves    `yaml:"waves"`
 	Gate        rawGate     `yaml:"gate"`
 	Budgets     []rawBudget `yaml:"budgets"`
 	Windows     []text      `yaml:"windows"`
@@ -26,6 +31,18 @@ type rawTarget struct {
 	Module  text `yaml:"module"`
 	Replace text `yaml:"replace"`
 	Restart text `yaml:"restart"`
+}
+
+// rawWaves is the list of waves with the place where it begins.
+type rawWaves struct {
+	text
+	list []rawWave
+}
+
+// UnmarshalYAML implements yaml.NodeUnmarshaler.
+func (w *rawWaves) UnmarshalYAML(n ast.Node) error {
+	w.at = n.GetToken().Position
+	return yaml.NodeToValue(n, &w.list, yaml.Strict())
 }
 
 type rawWave struct {
