@@ -32,16 +32,30 @@ type Command struct {
 	Reason  string `json:"reason,omitempty"`
 }
 
+// Subject is what a refused command failed on: what the caller looks at next.
+type Subject string
+
+// The subjects of refusals.
+const (
+	AboutID      Subject = "id"      // there is no such rollout
+	AboutPhase   Subject = "phase"   // the rollout's phase does not allow it
+	AboutTarget  Subject = "target"  // the policy's target cannot be done
+	AboutRival   Subject = "rival"   // another rollout has the same target
+	AboutMissing Subject = "missing" // the catalog has nothing of that name
+	AboutBundles Subject = "bundles" // no bundle of that name may be used
+)
+
 // RefusedError is a command that was understood and turned down.
 type RefusedError struct {
-	Verb   Verb
-	Reason string
+	Verb    Verb
+	Subject Subject
+	Reason  string
 }
 
 func (e *RefusedError) Error() string { return fmt.Sprintf("cannot %s rollout: %s", e.Verb, e.Reason) }
 
-func refuse(v Verb, format string, args ...any) error {
-	return &RefusedError{Verb: v, Reason: fmt.Sprintf(format, args...)}
+func refuse(v Verb, s Subject, format string, args ...any) error {
+	return &RefusedError{Verb: v, Subject: s, Reason: fmt.Sprintf(format, args...)}
 }
 
 // Do turns a command into a record; it changes nothing. The record's Command
@@ -66,20 +80,20 @@ func check(s *State, v *View, c *Command) error {
 	}
 	r := s.rollouts[c.Rollout]
 	if r == nil {
-		return refuse(c.Verb, "there is no rollout %q", c.Rollout)
+		return refuse(c.Verb, AboutID, "there is no rollout %q", c.Rollout)
 	}
 	to, ok := c.Verb.phase()
 	switch {
 	case !ok:
-		return refuse(c.Verb, "there is no such command")
+		return refuse(c.Verb, AboutPhase, "there is no such command")
 	case c.Verb == Resume && r.Phase.Open() && r.Hold != "":
 		return nil
 	case r.Phase == to:
-		return refuse(c.Verb, "rollout %s is %s already", r.ID, r.Phase)
+		return refuse(c.Verb, AboutPhase, "rollout %s is %s already", r.ID, r.Phase)
 	case c.Verb == Resume && r.Phase != rollout.PhasePaused:
-		return refuse(c.Verb, "rollout %s is %s, not paused", r.ID, r.Phase)
+		return refuse(c.Verb, AboutPhase, "rollout %s is %s, not paused", r.ID, r.Phase)
 	case !r.Phase.CanGo(to):
-		return refuse(c.Verb, "rollout %s is %s", r.ID, r.Phase)
+		return refuse(c.Verb, AboutPhase, "rollout %s is %s", r.ID, r.Phase)
 	}
 	return nil
 }
@@ -104,11 +118,11 @@ func checkStart(s *State, v *View, c *Command) error {
 		return err
 	}
 	if p.Target.Action != policy.Live {
-		return refuse(Start, "target %s is not supported yet: afloat plan forecasts it, hosts cannot do it", p.Target)
+		return refuse(Start, AboutTarget, "target %s is not supported yet: afloat plan forecasts it, hosts cannot do it", p.Target)
 	}
 	for _, r := range s.Rollouts() {
 		if r.Policy.Target == p.Target && !r.Phase.Over() && r.Phase != rollout.PhaseComplete {
-			return refuse(Start, "rollout %s with target %s is %s", r.ID, p.Target, r.Phase)
+			return refuse(Start, AboutRival, "rollout %s with target %s is %s", r.ID, p.Target, r.Phase)
 		}
 	}
 	if err := checkSet(s, v, p.Target.Name); err != nil {
@@ -132,9 +146,9 @@ func checkSet(s *State, v *View, name string) error {
 		why = append(why, bad)
 	}
 	if len(why) == 0 {
-		return refuse(Start, "the catalog has no bundle named %s", name)
+		return refuse(Start, AboutMissing, "the catalog has no bundle named %s", name)
 	}
-	return refuse(Start, "no bundle named %s may be used: %s", name, strings.Join(why, "; "))
+	return refuse(Start, AboutBundles, "no bundle named %s may be used: %s", name, strings.Join(why, "; "))
 }
 
 // unusable says why a bundle of the catalog may not be used, "" if it may.

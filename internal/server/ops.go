@@ -108,9 +108,17 @@ func (s *Server) NewToken(ctx context.Context, who audit.Actor, o enrol.TokenOpt
 		return token, record, err
 	}
 	return token, record, s.act(ctx, who, "token.create", record.ID, func() (string, error) {
-		return fmt.Sprintf("uses %d, mode %s, labels %s, expires %s", record.Uses, record.Mode, record.Labels,
-			record.Expires.Format(time.RFC3339)), s.store.AddToken(ctx, record)
+		return tokenTerms(record), s.store.AddToken(ctx, record)
 	})
+}
+
+// tokenTerms says for the audit what a token gives.
+func tokenTerms(t enrol.Token) string {
+	labels := "no labels"
+	if len(t.Labels) > 0 {
+		labels = "labels " + t.Labels.String()
+	}
+	return fmt.Sprintf("uses %d, mode %s, %s, expires %s", t.Uses, t.Mode, labels, t.Expires.Format(time.RFC3339))
 }
 
 // Tokens lists every join token, newest first.

@@ -44,10 +44,29 @@ func (o *owner) command(ctx context.Context, c control.Command, now time.Time) (
 	return r.Command.Rollout, nil
 }
 
+// nextStep is what helps a caller on whose command was refused.
+func nextStep(s control.Subject) string {
+	switch s {
+	case control.AboutID:
+		return "afloat rollout list shows what there is"
+	case control.AboutPhase:
+		return "afloat rollout status ID shows the rollout, with the reason of its phase"
+	case control.AboutTarget:
+		return "give a target that hosts can do: target: {live: NAME}"
+	case control.AboutRival:
+		return "follow it with afloat rollout watch ID; abort or revert it before another one starts"
+	case control.AboutMissing:
+		return "afloat bundle list shows the catalog; afloat bundle add FILE puts a bundle there"
+	case control.AboutBundles:
+		return "build the fix again under another --name; what was reverted or withdrawn stays out"
+	}
+	return ""
+}
+
 // asRefusal marks what is the caller's to fix.
 func asRefusal(err error) error {
 	if refused, ok := errors.AsType[*control.RefusedError](err); ok {
-		return refuse("afloat rollout list; afloat bundle list", "%s", refused.Error())
+		return refuse(nextStep(refused.Subject), "%s", refused.Error())
 	}
 	if bad, ok := errors.AsType[*policy.Error](err); ok {
 		return refuse("", "cannot start rollout: %s", bad.Error())
