@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -98,13 +99,18 @@ func livePatches(all []wire.LivePatch) string {
 
 func newHostsMode(socket *string) *cobra.Command {
 	var sel string
+	var all bool
 	cmd := &cobra.Command{
 		Use: "mode observe|act", Short: "Set how far the selected hosts may go", Args: cobra.ExactArgs(1),
 		ValidArgs: []string{string(fleet.ModeObserve), string(fleet.ModeAct)},
 		Example:   "  afloat hosts mode act --select tier=rc",
 	}
-	cmd.Flags().StringVar(&sel, "select", "", "which hosts, for example env=prod (default: all of them)")
+	cmd.Flags().StringVar(&sel, "select", "", "which hosts, for example env=prod")
+	cmd.Flags().BoolVar(&all, "all", false, "every host")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if all == (strings.TrimSpace(sel) != "") {
+			return withHint(errors.New("cannot tell which hosts are meant"), "give --select env=prod or the like, or --all for every host")
+		}
 		var changed api.Changed
 		req := api.HostMode{Select: sel, Mode: fleet.Mode(args[0])}
 		if err := dial(*socket).post(cmd.Context(), api.PathHostMode, req, &changed); err != nil {

@@ -120,7 +120,7 @@ func (p *play) fleet(ctx context.Context) error {
 		return err
 	}
 	p.say("Agents join in observe: they report and never act. The operator raises them.")
-	if _, err := p.exec(ctx, "hosts", "mode", "act"); err != nil {
+	if _, err := p.exec(ctx, "hosts", "mode", "act", "--all"); err != nil {
 		return err
 	}
 	if err := until(ctx, time.Minute, "hosts to act", func() (bool, error) {
