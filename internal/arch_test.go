@@ -22,7 +22,7 @@ var order = []struct {
 	{"proof", true}, {"klpmod", false}, {"bundle", true}, {"build", false},
 	{"fleet", true}, {"policy", true}, {"wire", true}, {"health", true}, {"gate", true},
 	{"rollout", true}, {"plan", true}, {"control", true},
-	{"converge", true}, {"livepatch", false}, {"boot", false}, {"drain", false}, {"crash", false}, {"agent", false},
+	{"flags", false}, {"converge", true}, {"livepatch", false}, {"boot", false}, {"drain", false}, {"crash", false}, {"agent", false},
 	{"audit", true}, {"enrol", false}, {"store", false}, {"server", false}, {"api", true}, {"web", false},
 	{"sim", false}, {"lab", false}, {"cli", false},
 }

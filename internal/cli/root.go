@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"afloat/internal/flags"
 )
 
 // Version is what `afloat --version` prints; the Makefile sets it at link time.
@@ -78,6 +80,7 @@ func commands() []*cobra.Command {
 		newKeygen(),
 		newObjdiff(),
 		newLab(),
+		newVersion(),
 	}
 }
 
@@ -111,6 +114,7 @@ func run(ctx context.Context, root *cobra.Command, stderr io.Writer) int {
 	if err == nil {
 		return 0
 	}
+	err = flags.Explain(err)
 	if _, ok := errors.AsType[*hintError](err); !ok && (!started || strings.HasPrefix(err.Error(), "required flag(s)")) {
 		err = misused(cmd, err)
 	}

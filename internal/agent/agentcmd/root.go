@@ -10,10 +10,12 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"afloat/internal/agent"
 	"afloat/internal/converge"
+	"afloat/internal/flags"
 	"afloat/internal/wire"
 
 	"github.com/spf13/cobra"
@@ -28,15 +30,34 @@ func Main(host Host, args []string) int {
 	defer stop()
 	root := New(host)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	started := false
+	root.PersistentPreRun = func(*cobra.Command, []string) { started = true }
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(os.Stderr, "afloat-agent: %v\n", err)
+	fmt.Fprintf(os.Stderr, "afloat-agent: %v\n", flags.Explain(err))
 	if hint := hintFor(err); hint != "" {
 		fmt.Fprintf(os.Stderr, "hint: %s\n", hint)
+	} else if !started || strings.HasPrefix(err.Error(), "required flag(s)") {
+		fmt.Fprintf(os.Stderr, "hint: usage: %s; more with --help\n", cmd.UseLine())
 	}
 	return 1
+}
+
+// logLevel is the value of --log: a wrong one is refused before anything is done.
+type logLevel slog.Level
+
+func (l *logLevel) String() string { return strings.ToLower(slog.Level(*l).String()) }
+func (l *logLevel) Type() string   { return "string" }
+
+func (l *logLevel) Set(value string) error {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(value)); err != nil {
+		return fmt.Errorf("cannot log at %q: want debug, info, warn or error", value)
+	}
+	*l = logLevel(level)
+	return nil
 }
 
 func hintFor(err error) string {
@@ -61,13 +82,13 @@ func New(host Host) *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	flags := root.PersistentFlags()
-	flags.StringVar(&c.folder.State, "state", agent.DefaultState, "folder of journal, identity and bundles")
-	flags.StringVar(&c.folder.Config, "config", agent.DefaultConfig, "folder of settings, publishers.d and the stop file")
-	flags.StringVar(&c.logLevel, "log", "info", "least level of log lines on standard error: debug, info, warn, error")
+	f := root.PersistentFlags()
+	f.StringVar(&c.folder.State, "state", agent.DefaultState, "folder of journal, identity and bundles")
+	f.StringVar(&c.folder.Config, "config", agent.DefaultConfig, "folder of settings, publishers.d and the stop file")
+	f.Var(&c.logLevel, "log", "least level of log lines on standard error: debug, info, warn, error")
 	limits := converge.DefaultLimits()
-	flags.DurationVar(&c.limits.Proven, "proven-after", limits.Proven, "how long a live patch must be up to count as proven")
-	flags.DurationVar(&c.limits.Stall, "stall-after", limits.Stall, "how long a transition may take before it is reversed")
+	f.DurationVar(&c.limits.Proven, "proven-after", limits.Proven, "how long a live patch must be up to count as proven")
+	f.DurationVar(&c.limits.Stall, "stall-after", limits.Stall, "how long a transition may take before it is reversed")
 	root.AddCommand(c.join(), c.run(), c.status(), c.apply(), c.revert(), c.mark(), c.version())
 	return root
 }
@@ -77,14 +98,10 @@ type commands struct {
 	host     Host
 	folder   agent.Folder
 	limits   converge.Limits
-	logLevel string
+	logLevel logLevel
 }
 
 func (c *commands) options(cmd *cobra.Command) (agent.Options, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(c.logLevel)); err != nil {
-		return agent.Options{}, fmt.Errorf("cannot log at %q: %w", c.logLevel, err)
-	}
 	if c.limits.Proven <= 0 || c.limits.Stall <= 0 {
 		return agent.Options{}, errors.New("cannot use a time of 0 for --proven-after or --stall-after")
 	}
@@ -94,7 +111,7 @@ func (c *commands) options(cmd *cobra.Command) (agent.Options, error) {
 	}
 	return agent.Options{
 		Folder: c.folder, Kernel: k, Machine: m, Crash: log, Version: agent.Version, Limits: c.limits,
-		Log: slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level})),
+		Log: slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.Level(c.logLevel)})),
 	}, nil
 }
 
