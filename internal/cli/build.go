@@ -84,11 +84,7 @@ source does not compile.`,
 
 func runBuild(cmd *cobra.Command, f buildFlags, files []string) error {
 	start := time.Now()
-	keyFile, err := os.ReadFile(f.key)
-	if err != nil {
-		return withHint(fmt.Errorf("read key: %w", err), "`afloat keygen -o %s` makes one", f.key)
-	}
-	key, err := bundle.ParsePrivateKey(keyFile)
+	key, err := privateKey(f.key)
 	if err != nil {
 		return err
 	}
@@ -118,6 +114,19 @@ func runBuild(cmd *cobra.Command, f buildFlags, files []string) error {
 	fmt.Fprintf(cmd.OutOrStdout(), "%s: %s for %s, %s, %d bytes, %s\n",
 		o.out, o.manifest.Name, o.manifest.Kernel, counted(len(o.manifest.Functions), "function"), len(o.file), bundle.DigestOf(o.file))
 	return nil
+}
+
+// privateKey reads the key that bundles are signed with.
+func privateKey(path string) (ed25519.PrivateKey, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, withHint(fmt.Errorf("read key: %w", err), "`afloat keygen -o %s` makes one", path)
+	}
+	key, err := bundle.ParsePrivateKey(data)
+	if err != nil {
+		return nil, withHint(fmt.Errorf("cannot sign with %s: %w", path, err), "give the private key that `afloat keygen -o PATH` wrote to PATH, not PATH.pub")
+	}
+	return key, nil
 }
 
 // buildJob is what the builds for all kernels share.

@@ -89,7 +89,7 @@ func publicKeys(paths []string) ([]ed25519.PublicKey, error) {
 		}
 		key, err := bundle.ParsePublicKey(data)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return nil, withHint(fmt.Errorf("cannot verify with %s: %w", path, err), "give the PATH.pub that `afloat keygen -o PATH` wrote")
 		}
 		keys = append(keys, key)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -71,7 +72,44 @@ func (o *serverOptions) defaults() error {
 			return withHint(fmt.Errorf("cannot advertise %q", a), "give a name or an address, without a port")
 		}
 	}
-	return nil
+	for _, a := range o.listen {
+		if err := checkListen("--listen", a); err != nil {
+			return err
+		}
+	}
+	return checkListen("--listen-nats", o.nats)
+}
+
+// checkListen refuses an address that cannot be listened on, before anything is
+// started. One that is only taken is found out later: then another server on the
+// same state directory is the better explanation.
+func checkListen(flag, addr string) error {
+	l, err := net.Listen("tcp", addr)
+	if err == nil {
+		return l.Close()
+	}
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil
+	}
+	hint := "give HOST:PORT with an address of this machine, such as 0.0.0.0:7443"
+	if errors.Is(err, fs.ErrPermission) {
+		hint = "give a port from 1024 up, or let the server use lower ones"
+	}
+	return withHint(fmt.Errorf("cannot listen on %s %s: %w", flag, addr, listenCause(err)), "%s", hint)
+}
+
+// listenCause is an error of package net without what the message says already.
+func listenCause(err error) error {
+	if e, ok := errors.AsType[*os.SyscallError](err); ok {
+		return e.Err
+	}
+	if e, ok := errors.AsType[*net.DNSError](err); ok {
+		return errors.New(e.Err)
+	}
+	if e, ok := errors.AsType[*net.AddrError](err); ok {
+		return errors.New(e.Err)
+	}
+	return err
 }
 
 func runServer(ctx context.Context, out io.Writer, o serverOptions) error {
@@ -93,11 +131,8 @@ func runServer(ctx context.Context, out io.Writer, o serverOptions) error {
 	}
 	s, err := server.Open(ctx, server.Config{Dir: o.state, NATSListen: o.nats, Advertise: o.advertise,
 		Publishers: publishers, Version: Version, Log: log})
-	if errors.Is(err, server.ErrRunning) {
-		return withHint(err, "stop it first, or give another --state")
-	}
 	if err != nil {
-		return err
+		return explainOpen(err, o.state)
 	}
 	defer s.Close()
 	group, ctx := errgroup.WithContext(ctx)
@@ -119,6 +154,19 @@ func runServer(ctx context.Context, out io.Writer, o serverOptions) error {
 			})
 	})
 	return explainListen(group.Wait())
+}
+
+// explainOpen says what to do about a state directory that cannot be used.
+func explainOpen(err error, state string) error {
+	switch {
+	case errors.Is(err, server.ErrRunning):
+		return withHint(err, "stop it first, or give another --state")
+	case errors.Is(err, fs.ErrPermission):
+		return withHint(err, "give %s to the user that runs the server (uid %d), or give another --state", state, os.Getuid())
+	case errors.Is(err, syscall.EROFS), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENOSPC):
+		return withHint(err, "give a --state on a disk that can be written to")
+	}
+	return err
 }
 
 // explainListen says what to do about an address that another program has. The
@@ -169,7 +217,7 @@ func readPublishers(dir string) ([]ed25519.PublicKey, error) {
 		}
 		key, err := bundle.ParsePublicKey(data)
 		if err != nil {
-			return nil, fmt.Errorf("read publishers: %s: %w", name, err)
+			return nil, withHint(fmt.Errorf("read publishers: %s: %w", name, err), "keep only PATH.pub files that `afloat keygen -o PATH` wrote in %s", dir)
 		}
 		keys = append(keys, key)
 	}
