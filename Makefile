@@ -54,7 +54,8 @@ corpus: setup build ## a live patch from each of 200 files that Debian changed, 
 	bin/afloat lab corpus --sample $(CORPUS_SAMPLE) --seed 1 -o docs/corpus.md
 
 .PHONY: patches
-patches: setup build kits ## live patches written by hand, one for each feature and each kind of refusal, built and loaded (two minutes)
+patches: TEST_KITS += debian:6.12.117+deb12-amd64
+patches: setup build kits ## live patches written by hand, one for each feature and each kind of refusal, on several kernels, built and loaded (three minutes)
 	AFLOAT_PATCHES=1 $(GO) test -count=1 -v ./internal/lab/patches
 
 .PHONY: bench-gate

@@ -169,12 +169,7 @@ func boot(t *testing.T, k *kit.Kit) *lab.Host {
 		t.Log("the live patches were not loaded: ", err)
 		return nil
 	}
-	guest := filepath.Join(t.TempDir(), "lab-guest")
-	helper := exec.Command("go", "build", "-o", guest, "afloat/internal/lab/guest")
-	helper.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := helper.CombinedOutput(); err != nil {
-		t.Fatalf("build guest helper: %v: %s", err, out)
-	}
+	guest := guestHelper(t)
 	start := time.Now()
 	h, end, err := lab.Trial{
 		Kernel: lab.KernelOf(k), Guest: guest, Modules: []string{"dummy", "8021q"}, MemoryMB: 512,
@@ -191,6 +186,18 @@ func boot(t *testing.T, k *kit.Kit) *lab.Host {
 	}
 	t.Logf("boot took %.1f s", time.Since(start).Seconds())
 	return h
+}
+
+// guestHelper builds the lab's guest helper.
+func guestHelper(t *testing.T) string {
+	t.Helper()
+	guest := filepath.Join(t.TempDir(), "lab-guest")
+	helper := exec.Command("go", "build", "-o", guest, "afloat/internal/lab/guest")
+	helper.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := helper.CombinedOutput(); err != nil {
+		t.Fatalf("build guest helper: %v: %s", err, out)
+	}
+	return guest
 }
 
 // live loads the built patch in the guest, has its check run, and unloads it.
