@@ -244,6 +244,21 @@ func TestSilenceHoldsThenCounts(t *testing.T) {
 	l.checkReplay()
 }
 
+// People read names, not ids.
+func TestHoldNamesHosts(t *testing.T) {
+	l := newLab(t, 3)
+	id := l.start("good", "waves: [{name: canary, size: 1, soak: 2h}, {size: 100%}]")
+	l.tick(time.Second)
+	canary := l.running(digest('a'))[0]
+	l.v.Enrol(canary, "db-3.example", l.v.Host(canary).Labels, fleet.ModeAct)
+	l.hosts[canary].silent = true
+	l.tick(6 * time.Minute)
+	const want = "silence: 1 host not heard for 5m: db-3.example"
+	if r := l.s.Rollout(id); r.Hold != want {
+		t.Errorf("it holds %q, want %q", r.Hold, want)
+	}
+}
+
 func TestSilentFleetIsNoCrash(t *testing.T) {
 	l := newLab(t, 3)
 	id := l.start("good", canaryThenAll)

@@ -89,7 +89,7 @@ func (t *turn) verdicts() {
 			t.change(r, rollout.Change{Phase: rollout.PhaseReverting, Reason: why})
 			continue
 		}
-		verdict := gate.Decide(r.Policy.Gate, r.Facts(t.now))
+		verdict := gate.Decide(r.Policy.Gate, t.facts(r))
 		if verdict.Level == gate.LevelRevert {
 			t.pull(r, verdict)
 			continue
@@ -157,9 +157,9 @@ func (t *turn) holds(r *rollout.Rollout, verdict gate.Verdict) (gate.Rule, strin
 	silent, stuck := t.attention(r)
 	switch {
 	case len(silent) > lost && !waved(ruleSilent):
-		return ruleSilent, fmt.Sprintf("%s not heard for %s: %s", count(len(silent)), span(r.Policy.Timeouts.Silent), some(silent))
+		return ruleSilent, fmt.Sprintf("%s not heard for %s: %s", count(len(silent)), span(r.Policy.Timeouts.Silent), t.some(silent))
 	case len(stuck) > lost && !waved(ruleStuck):
-		return ruleStuck, fmt.Sprintf("%s under way for over %s: %s", count(len(stuck)), span(r.Policy.Timeouts.Stuck), some(stuck))
+		return ruleStuck, fmt.Sprintf("%s under way for over %s: %s", count(len(stuck)), span(r.Policy.Timeouts.Stuck), t.some(stuck))
 	case verdict.Level == gate.LevelInconclusive && r.Policy.Gate.OnInconclusive == policy.InconclusiveHold && t.soaked(r) && !waved(ruleInconclusive):
 		return ruleInconclusive, verdict.Why()
 	}
@@ -233,7 +233,7 @@ func (t *turn) waves() {
 				t.wave(r, rollout.WaveEvent{Wave: i, What: rollout.WaveSoaks})
 			}
 		case t.soaked(r):
-			verdict := gate.Decide(r.Policy.Gate, r.Facts(t.now))
+			verdict := gate.Decide(r.Policy.Gate, t.facts(r))
 			t.wave(r, rollout.WaveEvent{Wave: i, What: rollout.WaveCloses, Verdict: verdict.Level, Why: verdict.Why()})
 		}
 	}
@@ -257,7 +257,7 @@ func (t *turn) open(r *rollout.Rollout, i int) {
 // controlUntil is until when wave i is kept back as the arm to compare with:
 // the zero time if it is no such wave, or the evidence is enough.
 func (t *turn) controlUntil(r *rollout.Rollout, i int) time.Time {
-	if !r.Policy.Waves[i].Control || gate.Decide(r.Policy.Gate, r.Facts(t.now)).Level == gate.LevelGo {
+	if !r.Policy.Waves[i].Control || gate.Decide(r.Policy.Gate, t.facts(r)).Level == gate.LevelGo {
 		return time.Time{}
 	}
 	return r.Started.Add(r.Policy.Gate.Control.By)
@@ -325,17 +325,15 @@ func count(n int) string {
 	return fmt.Sprintf("%d hosts", n)
 }
 
-func some(ids []fleet.HostID) string {
-	const most = 3
-	var out []string
-	for i, id := range ids {
-		if i == most {
-			return strings.Join(out, ", ") + fmt.Sprintf(" and %d more", len(ids)-most)
-		}
-		out = append(out, string(id))
-	}
-	return strings.Join(out, ", ")
+// facts are what the gate judges, with hosts by their names.
+func (t *turn) facts(r *rollout.Rollout) gate.Facts {
+	f := r.Facts(t.now)
+	f.Name = t.v.name
+	return f
 }
+
+// some names a few of the hosts.
+func (t *turn) some(ids []fleet.HostID) string { return gate.Some(ids, t.v.name) }
 
 // span prints a duration without its zero parts.
 func span(d time.Duration) string {

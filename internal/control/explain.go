@@ -177,7 +177,7 @@ func StatusOf(s *State, v *View, id string, now time.Time) (Status, bool) {
 	}
 	t := newTurn(s, v, now)
 	p := t.planner(r)
-	facts := r.Facts(now)
+	facts := t.facts(r)
 	st := Status{ID: r.ID, Name: r.Policy.Name, Target: r.Policy.Target.String(), By: r.By, Started: r.Started, Phase: r.Phase,
 		Reason: r.Reason, Hold: r.Hold, Gate: gate.Decide(r.Policy.Gate, facts), Selected: p.Selected(), Exposed: r.Exposure.Exposed, Crashed: facts.Crashed}
 	for _, b := range p.blocks {

@@ -141,6 +141,14 @@ func (v *View) Bundle(d bundle.Digest, m bundle.Manifest, withdrawn bool) {
 // Host is one host, nil if it is not enrolled. The caller must not change it.
 func (v *View) Host(id fleet.HostID) *Seen { return v.hosts[id] }
 
+// name is what people call a host: its id when it is not enrolled, or has no name.
+func (v *View) name(id fleet.HostID) string {
+	if h := v.hosts[id]; h != nil && h.Name != "" {
+		return h.Name
+	}
+	return string(id)
+}
+
 // Hosts are all enrolled hosts in the order of their ids.
 func (v *View) Hosts() []fleet.HostID {
 	if v.ids == nil {

@@ -78,21 +78,21 @@ type Reason struct {
 // Judge says what the evidence amounts to. Ask it once hosts run the patch:
 // exposure of nobody is no data, and no data holds.
 func Judge(e Evidence, l Levels) (Level, Reason) {
-	level := l.level(e)
-	text := e.String()
+	log := e.Log()
+	level, value := l.level(e, log), min(math.Exp(log), math.MaxFloat64)
+	text := e.sentence(value)
 	switch {
 	case level == LevelHold && e.blank():
 		text = "no data: no host has reported since the patch was applied"
-	case level == LevelHold && e.E() >= l.Revert:
+	case level == LevelHold && value >= l.Revert:
 		text += fmt.Sprintf("; %d of %d hosts that a revert needs", len(e.Hosts), l.Hosts)
 	case level == LevelInconclusive:
 		text += "; " + l.lacking(e)
 	}
-	return level, Reason{E: e.E(), Text: text, Hosts: e.Hosts}
+	return level, Reason{E: value, Text: text, Hosts: e.Hosts}
 }
 
-func (l Levels) level(e Evidence) Level {
-	log := e.Log()
+func (l Levels) level(e Evidence, log float64) Level {
 	switch {
 	case log >= math.Log(l.Revert) && len(e.Hosts) >= l.Hosts:
 		return LevelRevert
@@ -113,11 +113,11 @@ func (e Evidence) blank() bool {
 func (l Levels) lacking(e Evidence) string {
 	var parts []string
 	if !l.enoughApply(e) {
-		parts = append(parts, fmt.Sprintf("too few applies to see 1 crash in %s of them (%s)",
+		parts = append(parts, fmt.Sprintf("too few hosts to tell if 1 in %s crashes on apply (%s)",
 			count(1/l.Aim.OnApply), oneIn(l.DetectableOnApply(e))))
 	}
 	if !l.enoughSteady(e) {
-		parts = append(parts, fmt.Sprintf("too little time to see %s times the baseline (%s)",
+		parts = append(parts, fmt.Sprintf("too little time to tell if they crash %s times as often as healthy ones may (%s)",
 			short(l.Aim.Ratio), times(l.DetectableRatio(e))))
 	}
 	return strings.Join(parts, "; ")
@@ -125,36 +125,84 @@ func (l Levels) lacking(e Evidence) string {
 
 func oneIn(excess float64) string {
 	if excess >= 1 {
-		return "none would have shown"
+		return "not even all of them would do"
 	}
 	return fmt.Sprintf("1 in %s would have shown", count(math.Floor(1/excess)))
 }
 
+// absurd is a ratio beyond which the number tells a person nothing.
+const absurd = 1000
+
 func times(ratio float64) string {
-	if math.IsInf(ratio, 1) {
-		return "none would have shown"
+	if ratio > absurd {
+		return fmt.Sprintf("not even %s times would have shown", count(absurd))
 	}
 	return short(ratio) + " times would have shown"
 }
 
-// String is the evidence in one sentence: "E=212: 3 crashes in 1,240
-// host-windows, expected 0.002". It names the parts that saw a crash, or the
-// apply window when none did. Expected is at the upper end of the baseline.
-func (e Evidence) String() string {
+// String is the evidence in one sentence: "3 crashes on 1,240 hosts in their
+// first 10 minutes, 0.002 expected; at most 1 in 212 harmless rollouts ever
+// looks this bad (E=212)". What is expected is at the upper end of the baseline.
+func (e Evidence) String() string { return e.sentence(e.E()) }
+
+func (e Evidence) sentence(value float64) string {
+	if e.Apply.Crashes+e.Steady.Crashes == 0 {
+		return e.quiet()
+	}
 	var parts []string
-	if e.Apply.Crashes > 0 || e.Steady.Crashes == 0 {
-		parts = append(parts, fmt.Sprintf("%s in %s host-windows, expected %s",
-			crashes(e.Apply.Crashes), count(e.Apply.Hours/ApplyWindow.Hours()), short(e.Apply.Expected)))
+	if e.Apply.Crashes > 0 {
+		parts = append(parts, fmt.Sprintf("%s %s, %s expected", crashes(e.Apply.Crashes), e.Apply.onHosts(), short(e.Apply.Expected)))
 	}
 	if e.Steady.Crashes > 0 {
-		parts = append(parts, fmt.Sprintf("%s in %s host-days after apply, expected %s",
-			crashes(e.Steady.Crashes), count(e.Steady.Hours/24), short(e.Steady.Expected)))
+		parts = append(parts, fmt.Sprintf("%s in %s after that time, %s expected", crashes(e.Steady.Crashes), e.Steady.time(), short(e.Steady.Expected)))
 	}
 	if v := e.Control; v.Patched > 0 {
-		parts = append(parts, fmt.Sprintf("%d of %s on patched hosts, expected %s by their share",
+		parts = append(parts, fmt.Sprintf("%d of %s on hosts with the patch, %s expected by their share",
 			v.Patched, crashes(v.Patched+v.Control), short(v.Share)))
 	}
-	return "E=" + eText(e.E()) + ": " + strings.Join(parts, "; ")
+	return strings.Join(append(parts, chance(value)), "; ")
+}
+
+// quiet is the evidence of no crash.
+func (e Evidence) quiet() string {
+	const aMinute = 1.0 / 60
+	switch {
+	case e.Apply.Hours+e.Steady.Hours < aMinute:
+		return "no host has run the patch for a minute yet"
+	case e.Apply.Hours < 0.95*ApplyWindow.Hours():
+		return fmt.Sprintf("no crash, but the patch has run for only %s minutes in all", short(60*(e.Apply.Hours+e.Steady.Hours)))
+	}
+	text := "no crash " + e.Apply.onHosts()
+	if e.Steady.Hours >= 1 {
+		text += fmt.Sprintf(", nor in %s after that", e.Steady.time())
+	}
+	return fmt.Sprintf("%s (%s expected)", text, short(e.Apply.Expected+e.Steady.Expected))
+}
+
+// onHosts is the exposure of an apply window as so many hosts that went through it.
+func (t Tally) onHosts() string {
+	n := int(math.Round(t.Hours / ApplyWindow.Hours()))
+	whose := "their"
+	if n == 1 {
+		whose = "its"
+	}
+	return fmt.Sprintf("on %s in %s first 10 minutes", hosts(n), whose)
+}
+
+// time is the exposure as hours or days of all hosts together.
+func (t Tally) time() string {
+	if t.Hours < 48 {
+		return short(t.Hours) + " host-hours"
+	}
+	return count(t.Hours/24) + " host-days"
+}
+
+// chance says what E means, by Ville's inequality.
+func chance(e float64) string {
+	if e < 2 {
+		return "E=" + eText(e)
+	}
+	return fmt.Sprintf("at most 1 in %s harmless rollouts ever looks this bad (E=%s)", eText(e), eText(e))
 }
 
 // eText keeps E readable: nobody needs to tell 10 million from more.

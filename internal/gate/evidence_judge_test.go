@@ -60,29 +60,41 @@ func TestJudge(t *testing.T) {
 		{name: "no data holds", want: LevelHold, text: "no data: no host has reported since the patch was applied"},
 		{
 			name: "quiet, and enough of it", e: Evidence{Apply: plenty, Steady: long}, want: LevelGo,
-			text: "E=0.39: 0 crashes in 20,000 host-windows, expected 0.05",
+			text: "no crash on 20,000 hosts in their first 10 minutes, nor in 41,667 host-days after that (20 expected)",
 		},
 		{
 			name: "too few applies", e: Evidence{Apply: Tally{Expected: 0.005, Hours: 2000.0 / 6}, Steady: long}, want: LevelInconclusive,
-			text: "too few applies to see 1 crash in 1,000 of them (1 in 376 would have shown)",
+			text: "too few hosts to tell if 1 in 1,000 crashes on apply (1 in 376 would have shown)",
 		},
 		{
 			name: "too little time", e: Evidence{Apply: plenty, Steady: Tally{Expected: 1, Hours: 1e5}}, want: LevelInconclusive,
-			text: "too little time to see 3 times the baseline (9.9 times would have shown)",
+			text: "too little time to tell if they crash 3 times as often as healthy ones may (9.9 times would have shown)",
 		},
 		{
 			name: "no time at all", e: Evidence{Apply: plenty}, want: LevelInconclusive,
-			text: "(none would have shown)",
+			text: "(not even 1,000 times would have shown)",
+		},
+		{
+			name: "seconds", e: Evidence{Apply: Tally{Hours: 0.01, Expected: 1e-7}}, want: LevelInconclusive,
+			text: "no host has run the patch for a minute yet; too few hosts",
+		},
+		{
+			name: "minutes", e: Evidence{Apply: Tally{Hours: 0.1, Expected: 1e-6}}, want: LevelInconclusive,
+			text: "no crash, but the patch has run for only 6 minutes in all; too few hosts to tell if 1 in 1,000 crashes on apply (not even all of them would do)",
+		},
+		{
+			name: "one host", e: Evidence{Apply: Tally{Hours: 1.0 / 6, Expected: 1e-6}, Steady: Tally{Hours: 1.5, Expected: 1e-5}}, want: LevelInconclusive,
+			text: "no crash on 1 host in its first 10 minutes, nor in 1.5 host-hours after that (0.000011 expected)",
 		},
 		{
 			name: "the sentence of a revert", want: LevelRevert,
 			e:    Evidence{Apply: Tally{Crashes: 3, Expected: 0.002, Hours: 1240.0 / 6}, Steady: long, Hosts: hosts},
-			text: ": 3 crashes in 1,240 host-windows, expected 0.002",
+			text: "3 crashes on 1,240 hosts in their first 10 minutes, 0.002 expected; at most 1 in ",
 		},
 		{
 			name: "one crash at 500 applies holds", want: LevelHold,
 			e:    Evidence{Apply: Tally{Crashes: 1, Expected: 0.00143, Hours: 500.0 / 6}, Hosts: hosts[:1]},
-			text: "E=29: 1 crash in 500 host-windows, expected 0.0014",
+			text: "1 crash on 500 hosts in their first 10 minutes, 0.0014 expected; at most 1 in 29 harmless rollouts ever looks this bad (E=29)",
 		},
 		{
 			name: "one host cannot cause a revert", want: LevelHold,
@@ -95,7 +107,7 @@ func TestJudge(t *testing.T) {
 				Apply: plenty, Steady: Tally{Crashes: 12, Expected: 1.7, Hours: 24 * 3100}, Hosts: hosts,
 				Control: Contest{Patched: 12, Control: 2, Share: 3.27},
 			},
-			text: "12 crashes in 3,100 host-days after apply, expected 1.7; 12 of 14 crashes on patched hosts, expected 3.3 by their share",
+			text: "12 crashes in 3,100 host-days after that time, 1.7 expected; 12 of 14 crashes on hosts with the patch, 3.3 expected by their share",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -29,6 +29,8 @@ type Facts struct {
 	NoData string
 	// Evidence is what the e-values rest on, nil when nobody runs the patch yet.
 	Evidence *Evidence
+	// Name is what people call a host; nil leaves its id.
+	Name func(fleet.HostID) string
 }
 
 // Signature is one crash signature and where it was seen.
@@ -87,18 +89,17 @@ func (l Level) severity() int {
 // Decide judges the facts by the policy's gate.
 func Decide(g policy.Gate, f Facts) Verdict {
 	var v Verdict
-	for _, rule := range []func(policy.Gate, Facts) *Finding{noData, hardCap, evidence, signatures, failures} {
-		if found := rule(g, f); found != nil {
-			v.Findings = append(v.Findings, *found)
+	found, e := evidence(g, f)
+	for _, one := range []*Finding{noData(g, f), hardCap(g, f), found, signatures(g, f), failures(g, f)} {
+		if one != nil {
+			v.Findings = append(v.Findings, *one)
 		}
 	}
+	v.E = e
 	slices.SortStableFunc(v.Findings, func(a, b Finding) int { return b.Level.severity() - a.Level.severity() })
 	v.Level = LevelInconclusive
 	if len(v.Findings) > 0 {
 		v.Level = v.Findings[0].Level
-	}
-	if f.Evidence != nil {
-		v.E = f.Evidence.E()
 	}
 	return v
 }
@@ -139,26 +140,27 @@ func hardCap(g policy.Gate, f Facts) *Finding {
 		return nil
 	}
 	text := fmt.Sprintf("%s within %s of apply on %s exposed (%s), expected %s: %s per 1,000 hosts, the cap is %s",
-		crashes(n), span(c.Cap.Within), hosts(f.Exposed), names(f.Crashed), short(expected), short(excess*1000), short(c.Cap.Excess*1000))
+		crashes(n), span(c.Cap.Within), hosts(f.Exposed), Some(f.Crashed, f.Name), short(expected), short(excess*1000), short(c.Cap.Excess*1000))
 	if chance := poissonTail(n, expected); chance > capChance(c.FalseRevert, n) {
 		return &Finding{RuleCap, LevelHold, fmt.Sprintf("%s; so many come by chance in %s %% of harmless rollouts", text, short(chance*100))}
 	}
 	return &Finding{RuleCap, LevelRevert, text}
 }
 
-func evidence(g policy.Gate, f Facts) *Finding {
+// evidence is the word of the e-values, and E itself.
+func evidence(g policy.Gate, f Facts) (*Finding, float64) {
 	if f.Evidence == nil || g.Crashes.FalseRevert == 0 {
-		return nil
+		return nil, 0
 	}
 	levels, err := NewLevels(g.Crashes.FalseRevert*(1-capShare), 1)
 	if err != nil {
-		return &Finding{RuleEvidence, LevelHold, err.Error()} // unknown blocks
+		return &Finding{RuleEvidence, LevelHold, err.Error()}, 0 // unknown blocks
 	}
 	level, reason := Judge(*f.Evidence, levels)
 	if level == LevelHold && f.Evidence.blank() {
 		level = LevelInconclusive // the hosts have only just got it
 	}
-	return &Finding{RuleEvidence, level, reason.Text}
+	return &Finding{RuleEvidence, level, reason.Text}, reason.E
 }
 
 // signatureHosts is how many hosts a new crash signature holds at.
@@ -168,7 +170,7 @@ func signatures(_ policy.Gate, f Facts) *Finding {
 	for _, s := range f.Signatures {
 		if len(s.Hosts) >= signatureHosts && !s.Elsewhere {
 			return &Finding{RuleSignature, LevelHold, fmt.Sprintf(
-				"the same new crash %.12s on %s (%s), never seen without the patch", s.Sum, hosts(len(s.Hosts)), names(s.Hosts))}
+				"the same new crash %.12s on %s (%s), never seen without the patch", s.Sum, hosts(len(s.Hosts)), Some(s.Hosts, f.Name))}
 		}
 	}
 	return nil
@@ -191,16 +193,21 @@ func hosts(n int) string {
 // named is how many hosts a sentence names.
 const named = 3
 
-func names(ids []fleet.HostID) string {
+// Some names the first few of the hosts. name may be nil.
+func Some(ids []fleet.HostID, name func(fleet.HostID) string) string {
 	var out []string
-	for i, id := range ids {
-		if i == named {
-			out = append(out, fmt.Sprintf("%d more", len(ids)-named))
-			break
+	for _, id := range ids[:min(named, len(ids))] {
+		if name == nil {
+			out = append(out, string(id))
+		} else {
+			out = append(out, name(id))
 		}
-		out = append(out, string(id))
 	}
-	return strings.Join(out, ", ")
+	text := strings.Join(out, ", ")
+	if more := len(ids) - named; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }
 
 // span prints a duration without zero parts: 24h, 30m.
