@@ -348,8 +348,11 @@ func (p *part) compareTypes() error {
 	if err != nil {
 		return fmt.Errorf("compare types of %s: %w", p.pair.Unit.Source, err)
 	}
-	p.diff.Refusals = append(p.diff.Refusals, refusals...)
+	p.diff.Refusals = append(p.diff.Refusals, p.diff.Force(refusals)...)
 	p.diff.Notes = append(p.diff.Notes, notes...)
+	for _, w := range p.diff.IdleWaivers() {
+		p.diff.Notes = append(p.diff.Notes, fmt.Sprintf("%s:%d sets aside %s, of which nothing was in the way", p.pair.Unit.Source, w.Line, w.Of))
+	}
 	return nil
 }
 

@@ -206,6 +206,12 @@ func (b *builder) manifest(module string, stats klpmod.Stats) bundle.Manifest {
 	for _, f := range stats.Functions {
 		m.Functions = append(m.Functions, bundle.Function{Object: f.Object, Name: f.Name, Sympos: f.Sympos})
 	}
+	for _, c := range stats.Callbacks {
+		m.Callbacks = append(m.Callbacks, bundle.Callback{Object: c.Object, Kind: c.Kind.String(), Function: c.Function, Source: c.Source})
+	}
+	for _, s := range stats.States {
+		m.States = append(m.States, bundle.State{ID: s.ID, Version: s.Version})
+	}
 	for _, in := range b.Patches {
 		m.Sources = append(m.Sources, bundle.Source{Name: in.Name, SHA256: hexSum(in.Text), Diff: string(in.Text)})
 	}
@@ -216,8 +222,18 @@ func (b *builder) manifest(module string, stats klpmod.Stats) bundle.Manifest {
 		for _, f := range p.diff.NextBoot {
 			m.Evidence.NextBoot = append(m.Evidence.NextBoot, f.Name)
 		}
+		m.Waivers = append(m.Waivers, p.waivers()...)
 	}
 	return m
+}
+
+// waivers are what the author set aside in the part's file.
+func (p *part) waivers() []bundle.Waiver {
+	var out []bundle.Waiver
+	for _, w := range p.diff.Waivers {
+		out = append(out, bundle.Waiver{Kind: string(w.Kind), Of: w.Of, Reason: w.Reason, Source: fmt.Sprintf("%s:%d", p.pair.Unit.Source, w.Line)})
+	}
+	return out
 }
 
 // buildID is the kernel's build id and where the running kernel keeps it.

@@ -82,6 +82,14 @@ type Manifest struct {
 	Replace bool   `json:"replace"`
 	// Functions that the live patch replaces.
 	Functions []Function `json:"functions"`
+	// Callbacks are functions of the patch's author that the kernel calls when
+	// the live patch is applied or taken off.
+	Callbacks []Callback `json:"callbacks,omitempty"`
+	// States are what it changes beyond code: the kernel lets it be replaced
+	// only by one that has them all, none in a lower version.
+	States []State `json:"states,omitempty"`
+	// Waivers are what the author set aside against the builder's judgement.
+	Waivers []Waiver `json:"waivers,omitempty"`
 	// KlpSymbols is the number of symbols resolved at load time: load time grows with it.
 	KlpSymbols int `json:"klp_symbols"`
 	// Sources are the diffs, oldest first; a cumulative live patch lists every earlier one.
@@ -97,6 +105,28 @@ type Function struct {
 	Object string `json:"object"` // vmlinux or a module's name
 	Name   string `json:"name"`
 	Sympos int    `json:"sympos"` // klp_func.old_sympos
+}
+
+// Callback is one function that the kernel calls; Kind is its member in struct klp_callbacks.
+type Callback struct {
+	Object   string `json:"object"`
+	Kind     string `json:"kind"`
+	Function string `json:"function"`
+	Source   string `json:"source,omitempty"` // file:line that names it
+}
+
+// State is one klp_state.
+type State struct {
+	ID      uint64 `json:"id"`
+	Version uint32 `json:"version"`
+}
+
+// Waiver is an author's statement, with the reason: "ignore data", of fs/exec.c's limit.
+type Waiver struct {
+	Kind   string `json:"kind"`
+	Of     string `json:"of"`
+	Reason string `json:"reason"`
+	Source string `json:"source,omitempty"` // file:line
 }
 
 // Source is one diff that went in.

@@ -139,6 +139,7 @@ func (i inspection) print(w io.Writer, diffs bool) error {
 		functions[n] = fmt.Sprintf("%s:%s,%d", f.Object, f.Name, f.Sympos)
 	}
 	list("replaces", functions)
+	listAuthor(m, list)
 	list("objects", m.Evidence.Objects)
 	list("proof", m.Evidence.Proof)
 	list("boot test", m.Evidence.BootTest)
@@ -158,4 +159,23 @@ func (i inspection) print(w io.Writer, diffs bool) error {
 		}
 	}
 	return nil
+}
+
+// listAuthor lists what the patch's author says in the words of afloat-patch.h.
+func listAuthor(m bundle.Manifest, list func(name string, items []string)) {
+	callbacks := make([]string, len(m.Callbacks))
+	for n, c := range m.Callbacks {
+		callbacks[n] = fmt.Sprintf("%s of %s: %s (%s)", c.Kind, c.Object, c.Function, c.Source)
+	}
+	list("callbacks", callbacks)
+	states := make([]string, len(m.States))
+	for n, s := range m.States {
+		states[n] = fmt.Sprintf("%#x in version %d", s.ID, s.Version)
+	}
+	list("states", states)
+	waivers := make([]string, len(m.Waivers))
+	for n, w := range m.Waivers {
+		waivers[n] = fmt.Sprintf("%s %s (%s): %s", w.Kind, w.Of, w.Source, w.Reason)
+	}
+	list("waivers", waivers)
 }

@@ -39,6 +39,7 @@ func (c *comparison) carry() {
 			k.include(n)
 		}
 	}
+	k.carryCallbacks()
 	for len(k.todo) > 0 {
 		n := k.todo[0]
 		k.todo = k.todo[1:]

@@ -24,6 +24,7 @@ func Compare(orig, patched *Object, opts Options) (*Diff, error) {
 	}
 	c.refusals = append(c.refusals, c.orig.problems...)
 	c.refusals = append(c.refusals, c.patched.problems...)
+	c.readAuthor()
 	c.pairing = newPairing(c.orig, c.patched)
 	c.judge()
 	c.copyUnhooked()
@@ -56,7 +57,7 @@ func (c *comparison) judge() {
 		switch {
 		case n.pair == nil:
 			n.setVerdict(fresh)
-		case c.ignored(n), c.sameUnit(n):
+		case c.sameUnit(n), c.ignored(n):
 			n.setVerdict(same)
 		default:
 			n.setVerdict(changed)
@@ -65,7 +66,8 @@ func (c *comparison) judge() {
 }
 
 func (c *comparison) ignored(n *node) bool {
-	return slices.Contains(c.opts.IgnoreFunctions, n.name) || slices.Contains(c.opts.IgnoreFunctions, n.pair.name)
+	return slices.Contains(c.opts.IgnoreFunctions, n.name) || slices.Contains(c.opts.IgnoreFunctions, n.pair.name) ||
+		c.diff.Waived(IgnoreFunction, n.name, n.pair.name)
 }
 
 // sameUnit compares a function and its .cold parts with their pairs.
@@ -206,6 +208,8 @@ func (c *comparison) checkData() {
 		case o.section.Type != n.section.Type && !allZero(o) || o.section.Flags&elf.SHF_WRITE != n.section.Flags&elf.SHF_WRITE:
 			r.Why = "it moved from section " + o.section.Name
 			r.Hint = "keep the variable's attributes"
+		case !c.sameContent(o, n) && c.diff.Waived(IgnoreData, n.name, o.name):
+			continue
 		case !c.sameContent(o, n):
 			r.Why = "its initial value changed, and the running kernel keeps the old one"
 			r.Hint = "set the new value in a function that runs, or in a callback when the patch is applied"
@@ -230,7 +234,7 @@ func (c *comparison) checkRegistries() {
 	before := registries(c.orig)
 	after := registries(c.patched)
 	for _, name := range sortedKeys(after) {
-		if !c.sameRegistry(before[name], after[name]) {
+		if !c.sameRegistry(before[name], after[name]) && !c.diff.Waived(IgnoreSection, name) {
 			c.refuse(registryRefusal(name, before[name], after[name]))
 		}
 	}
@@ -239,6 +243,7 @@ func (c *comparison) checkRegistries() {
 		case after[name] != nil:
 		case exports(name):
 			c.diff.Notes = append(c.diff.Notes, fmt.Sprintf("the export in %s is removed by the patch and stays in the running kernel", name))
+		case c.diff.Waived(IgnoreSection, name):
 		default:
 			c.refuse(registryRefusal(name, before[name], nil))
 		}

@@ -34,6 +34,10 @@ type Diff struct {
 	// NextBoot are changed functions that run only at boot and have run. The live
 	// patch does without their change, which the rest does not rely on.
 	NextBoot []Func `json:"next_boot,omitempty"`
+	// Callbacks, States and Waivers are what the author says in afloat-patch.h's words, by line.
+	Callbacks []Callbacks `json:"callbacks,omitempty"`
+	States    []State     `json:"states,omitempty"`
+	Waivers   []*Waiver   `json:"waivers,omitempty"`
 	// Refusals is empty if and only if the Diff may be linked.
 	Refusals []Refusal `json:"refusals"`
 	// Notes are facts that a reviewer should know, as sentences.

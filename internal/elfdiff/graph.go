@@ -74,7 +74,7 @@ func newGraph(o *Object, sizes kernel.Sizes) *graph {
 	g := &graph{object: o, bySection: map[*Section][]*node{}, byName: map[string][]*node{}, ends: map[*Section]map[uint64]uint64{}}
 	for _, s := range o.Sections {
 		switch s.kind {
-		case kindCode, kindData, kindRegistry:
+		case kindCode, kindData, kindRegistry, kindAuthor:
 			g.addNamed(s)
 		case kindConsts, kindStrings:
 			g.addNamed(s)

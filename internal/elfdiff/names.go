@@ -102,6 +102,7 @@ const (
 	kindTable                       // entries that belong to functions
 	kindSupport                     // code that entries refer to
 	kindRegistry                    // collected by the linker, read at boot or module load
+	kindAuthor                      // what afloat-patch.h says to the builder
 )
 
 func kindOf(s *Section) sectionKind {
@@ -110,6 +111,8 @@ func kindOf(s *Section) sectionKind {
 		s.Name == ".eh_frame", s.Name == ".orc_unwind", s.Name == ".orc_header", s.Name == ".printk_index",
 		s.Type != 1 && s.Type != 8: // SHT_PROGBITS, SHT_NOBITS
 		return kindIgnored
+	case strings.HasPrefix(s.Name, authorPrefix):
+		return kindAuthor
 	case s.Name == ".altinstr_replacement", s.Name == ".altinstr_aux":
 		return kindSupport
 	case isTable(s.Name):

@@ -24,7 +24,7 @@ func pairNodes(o, n *node) { o.pair, n.pair = n, o }
 
 // pairable nodes are identities: functions, and data of which there may be only one.
 func (n *node) pairable() bool {
-	if n.symbol == nil || n.pair != nil {
+	if n.symbol == nil || n.pair != nil || n.kind == kindAuthor {
 		return false
 	}
 	return n.kind == kindCode || !copied(n.name, n.section.Name)

@@ -51,6 +51,7 @@ func (b *Builder) Affected(ctx context.Context, x *Index, g *Includes, headers [
 	if len(candidates) > MaxAffected {
 		return nil, &TooManyError{Files: headers, Objects: len(candidates)}
 	}
+	files = withHeader(files)
 	tree := filepath.Join(work, treeFolder)
 	if err := plantTree(tree, b.Kit.Source(), files, folders(closure, candidates)); err != nil {
 		return nil, err

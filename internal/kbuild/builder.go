@@ -67,9 +67,10 @@ const treeFolder = "tree"
 
 // Compile makes both objects of every unit: the originals from the kit's tree,
 // the patched ones with files (path in the tree to patched content) in their
-// place. Temporary files go to work, which must exist; the results are in it or
+// place, and afloat-patch.h within reach. Temporary files go to work, which must exist; the results are in it or
 // in the kit's cache. Errors are a *CompileError where a compiler said no.
 func (b *Builder) Compile(ctx context.Context, work string, units []Unit, files map[string][]byte) ([]Pair, error) {
+	files = withHeader(files)
 	tree := filepath.Join(work, treeFolder)
 	if _, err := os.Stat(tree); errors.Is(err, os.ErrNotExist) {
 		if err := plantTree(tree, b.Kit.Source(), files, crooked(units)); err != nil {

@@ -62,10 +62,8 @@ func (l *linker) initFunction(this, patch, exit *elfdiff.Chunk) {
 	emit(c, []byte{0xe9, 0, 0, 0, 0, 0xcc}, exported(1, elf.R_X86_64_PLT32, enablePatch))
 	if l.anchor != 0 {
 		const noExec = 0xf8 // -8, the low byte
-		emit(c, []byte{0xb8, noExec, 0xff, 0xff, 0xff, 0xe9, 0, 0, 0, 0, 0xcc}, elfdiff.Fixup{
-			// Past cleanup_module's endbr64 there is only the return.
-			Offset: 6, Type: elf.R_X86_64_PLT32, Target: elfdiff.Target{Chunk: exit}, Addend: int64(len(endbr64)) - 4,
-		})
+		// Past cleanup_module's endbr64 there is only the return.
+		emit(c, []byte{0xb8, noExec, 0xff, 0xff, 0xff, 0xe9, 0, 0, 0, 0, 0xcc}, to(6, exit, len(endbr64)))
 	}
 	this.Relocs = append(this.Relocs, pointer(l.spec.Kernel.Sizes.Module.Offsets["init"], l.add(c)))
 }

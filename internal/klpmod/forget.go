@@ -3,7 +3,6 @@ package klpmod
 import (
 	"debug/elf"
 	"encoding/binary"
-	"slices"
 
 	"afloat/internal/elfdiff"
 )
@@ -42,20 +41,18 @@ func (l *linker) canForget() bool {
 // forgets says that the kernel itself empties the places.
 func (l *linker) forgets() bool { return len(l.spec.Kernel.Kallsyms.Lookup("clear_relocate_add")) > 0 }
 
-// addForgetter makes the callback for a target's klp_object entry at offset at
-// of table, if the target has places to empty.
-func (l *linker) addForgetter(t *Target, table *elfdiff.Chunk, at int, exit *elfdiff.Chunk) {
+// forgetter makes the post_unpatch callback for a target, or returns nil if
+// there are no places to empty.
+func (l *linker) forgetter(t *Target, exit *elfdiff.Chunk) *elfdiff.Chunk {
 	fields := l.fields(t)
 	if t.Object == vmlinux || len(fields.Relocs) == 0 || l.forgets() {
-		return
+		return nil
 	}
 	if !l.canForget() {
 		l.note("Once module %s is unloaded, this kernel refuses to load it again until the live patch is off.", t.Object)
-		return
+		return nil
 	}
-	sizes := l.spec.Kernel.Sizes
-	place := at + sizes.KlpObject.Offsets["callbacks"] + sizes.KlpCallbacks.Offsets["post_unpatch"]
-	table.Relocs = append(table.Relocs, pointer(place, l.forgetFunction(t, l.add(fields), exit)))
+	return l.forgetFunction(t, l.add(fields), exit)
 }
 
 // fields lists the places of a target's klp relocations; an entry of zeros ends it.
@@ -97,10 +94,8 @@ func (l *linker) fields(t *Target) *elfdiff.Chunk {
 //	       pop  %rbx
 //	       jmp  cleanup_module+4
 func (l *linker) forgetFunction(t *Target, fields, exit *elfdiff.Chunk) *elfdiff.Chunk {
-	c := &elfdiff.Chunk{
-		Name: "klp_forget_" + t.Object, Section: ".text", Type: elf.SHT_PROGBITS, Flags: code, Align: 16, Function: true,
-		Data: append(slices.Clone(endbr64), 0x53),
-	}
+	c := generated("klp_forget_" + t.Object)
+	emit(c, []byte{0x53})
 	mutex := elfdiff.Fixup{Offset: 3, Type: elf.R_X86_64_32S, Target: elfdiff.Target{Symbol: &elfdiff.External{Name: textMutex}}}
 	zeros := elfdiff.Fixup{Offset: 3, Type: elf.R_X86_64_32S, Target: elfdiff.Target{Chunk: fields}, Addend: int64(len(fields.Data)) - fieldEntry}
 	call := []byte{0xe8, 0, 0, 0, 0}
@@ -114,8 +109,6 @@ func (l *linker) forgetFunction(t *Target, fields, exit *elfdiff.Chunk) *elfdiff
 	emit(c, []byte{0xeb, 0x100 - 30})
 	emit(c, []byte{0x48, 0xc7, 0xc7, 0, 0, 0, 0}, mutex)
 	emit(c, call, exported(1, elf.R_X86_64_PLT32, "mutex_unlock"))
-	emit(c, []byte{0x5b, 0xe9, 0, 0, 0, 0, 0xcc}, elfdiff.Fixup{
-		Offset: 2, Type: elf.R_X86_64_PLT32, Target: elfdiff.Target{Chunk: exit}, Addend: int64(len(endbr64)) - 4,
-	})
+	emit(c, []byte{0x5b, 0xe9, 0, 0, 0, 0, 0xcc}, to(2, exit, len(endbr64)))
 	return l.add(c)
 }

@@ -16,9 +16,21 @@ import (
 type processor struct {
 	m             *memory
 	rbx, rdi, rsi uint64
-	rdx           uint64
+	rdx, rbp, rax uint64
+	stack         []uint64
 	zero          bool
 	locked        bool
+
+	said    []string          // functions of the patch that were called, with their argument
+	results map[string]uint32 // what they return
+}
+
+func (p *processor) push(v uint64) { p.stack = append(p.stack, v) }
+
+func (p *processor) pop() uint64 {
+	v := p.stack[len(p.stack)-1]
+	p.stack = p.stack[:len(p.stack)-1]
+	return v
 }
 
 func (p *processor) imm(at uint64) uint64 {
@@ -44,8 +56,30 @@ func (p *processor) run(pc uint64) (uint64, error) {
 		switch {
 		case is(0xf3, 0x0f, 0x1e, 0xfa): // endbr64
 			pc += 4
-		case is(0x53), is(0x5b): // push, pop %rbx
+		case is(0x53): // push %rbx
+			p.push(p.rbx)
 			pc++
+		case is(0x55): // push %rbp
+			p.push(p.rbp)
+			pc++
+		case is(0x5b): // pop %rbx
+			p.rbx, pc = p.pop(), pc+1
+		case is(0x5d): // pop %rbp
+			p.rbp, pc = p.pop(), pc+1
+		case is(0x48, 0x89, 0xfb): // mov %rdi,%rbx
+			p.rbx, pc = p.rdi, pc+3
+		case is(0x48, 0x89, 0xdf): // mov %rbx,%rdi
+			p.rdi, pc = p.rbx, pc+3
+		case is(0x89, 0xc5): // mov %eax,%ebp
+			p.rbp, pc = p.rax, pc+2
+		case is(0x89, 0xe8): // mov %ebp,%eax
+			p.rax, pc = p.rbp, pc+2
+		case is(0x85, 0xed): // test %ebp,%ebp
+			p.zero, pc = p.rbp == 0, pc+2
+		case is(0x0f, 0x85) && p.zero:
+			pc += 6
+		case is(0x0f, 0x85):
+			pc += 6 + p.imm(pc+2)
 		case is(0x48, 0xc7, 0xc3):
 			p.rbx, pc = p.imm(pc+3), pc+7
 		case is(0x48, 0xc7, 0xc7):
@@ -80,7 +114,10 @@ func (p *processor) run(pc uint64) (uint64, error) {
 			}
 			pc += 5
 		case is(0xe9):
-			return pc + 5 + p.imm(pc+1), nil
+			pc += 5 + p.imm(pc+1)
+			if pc == p.m.symbols["cleanup_module"]+4 || p.m.symbolAt(pc) != fmt.Sprintf("%#x", pc) {
+				return pc, nil
+			}
 		default:
 			return 0, fmt.Errorf("at %#x: % x", pc, b)
 		}
@@ -90,6 +127,11 @@ func (p *processor) run(pc uint64) (uint64, error) {
 
 // call does what the kernel's function at an address does.
 func (p *processor) call(to uint64) error {
+	if name := p.m.symbolAt(to); p.m.symbols[name] == to {
+		p.said = append(p.said, fmt.Sprintf("%s(%d)", name, p.rdi))
+		p.rax, p.rdi, p.rsi, p.rdx = uint64(p.results[name]), 0xdead, 0xdead, 0xdead
+		return nil
+	}
 	switch to - image {
 	case 0xc00:
 		p.locked = p.rdi == image+0xf00

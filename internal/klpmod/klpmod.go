@@ -83,6 +83,8 @@ type Function struct {
 // Stats describes a linked module.
 type Stats struct {
 	Functions []Function // in table order
+	Callbacks []Callback // of the patch's author, in the order of objects and files
+	States    []State
 	// KlpSymbols is the number of symbols that the kernel looks up at load: load time grows with it.
 	KlpSymbols int
 	KlpRelocs  int
@@ -143,11 +145,11 @@ func (s Spec) validate() error {
 			if len(p.Diff.Refusals) > 0 {
 				return &elfdiff.RefusedError{Refusals: p.Diff.Refusals}
 			}
-			functions += len(p.Diff.Changed)
+			functions += len(p.Diff.Changed) + len(p.Diff.Callbacks)
 		}
 	}
 	if functions == 0 {
-		return fmt.Errorf("no function is replaced")
+		return fmt.Errorf("no function is replaced, and no callback called")
 	}
 	return s.Kernel.layouts()
 }

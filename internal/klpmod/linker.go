@@ -22,6 +22,7 @@ type linker struct {
 	byName   map[string]*section
 	places   map[*elfdiff.Chunk]position
 	imports  map[string]bool
+	patch    *elfdiff.Chunk // the klp_patch; filled in when all that it lists is known
 
 	// anchor is the link address of klp_enable_patch if distances may be counted
 	// from it, else 0; image is where symbols move with it.
@@ -57,6 +58,7 @@ func newLinker(spec Spec) *linker {
 		spec: spec, stats: Stats{Entries: map[string]int{}},
 		global: map[globalName]*elfdiff.Chunk{}, resolved: map[reference]resolution{},
 		byName: map[string]*section{}, places: map[*elfdiff.Chunk]position{}, imports: map[string]bool{},
+		patch: &elfdiff.Chunk{Name: "klp_patch", Section: ".data", Type: elf.SHT_PROGBITS, Flags: writable, Align: 32},
 	}
 }
 

@@ -69,6 +69,9 @@ func (l *linker) find(c *chunk, e *elfdiff.External) (r resolution, why string) 
 	if c.part == nil {
 		return l.export(e.Name)
 	}
+	if e.Name == elfdiff.ThisPatch && !e.Defined {
+		return resolution{chunk: l.patch}, ""
+	}
 	if !e.Local {
 		if own := l.carried(c.target.Object, e.Name); own != nil {
 			return resolution{chunk: own}, ""

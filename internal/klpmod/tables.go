@@ -68,28 +68,38 @@ func (l *linker) patchTable(this, exit *elfdiff.Chunk) *elfdiff.Chunk {
 	objects := &elfdiff.Chunk{Name: "klp_objects", Section: ".data", Type: elf.SHT_PROGBITS, Flags: writable, Align: 32}
 	for i := range l.spec.Targets {
 		t := &l.spec.Targets[i]
-		funcs := l.funcTable(t)
-		if funcs == nil {
+		if !t.patches() {
 			continue
 		}
+		funcs := l.funcTable(t)
 		at := len(objects.Data)
 		objects.Data = append(objects.Data, make([]byte, sizes.KlpObject.Size)...)
 		if t.Object != vmlinux {
 			objects.Relocs = append(objects.Relocs, pointer(at+sizes.KlpObject.Offsets["name"], l.text(t.Object)))
 		}
 		objects.Relocs = append(objects.Relocs, pointer(at+sizes.KlpObject.Offsets["funcs"], funcs))
-		l.addForgetter(t, objects, at, exit)
+		l.addCallbacks(t, objects, at, exit)
 	}
 	objects.Data = append(objects.Data, make([]byte, sizes.KlpObject.Size)...)
 	l.add(objects)
 
-	patch := &elfdiff.Chunk{Name: "klp_patch", Section: ".data", Type: elf.SHT_PROGBITS, Flags: writable, Align: 32, Data: make([]byte, sizes.KlpPatch.Size)}
+	patch := l.patch
+	patch.Data = make([]byte, sizes.KlpPatch.Size)
 	patch.Data[sizes.KlpPatch.Offsets["replace"]] = 1
 	patch.Relocs = []elfdiff.Fixup{pointer(sizes.KlpPatch.Offsets["mod"], this), pointer(sizes.KlpPatch.Offsets["objs"], objects)}
+	if states := l.states(); states != nil {
+		patch.Relocs = append(patch.Relocs, pointer(sizes.KlpPatch.Offsets["states"], states))
+	}
 	return l.add(patch)
 }
 
-// funcTable returns nil for a target without replaced functions.
+// patches says that a target has replaced functions or callbacks.
+func (t *Target) patches() bool {
+	return slices.ContainsFunc(t.Parts, func(p Part) bool { return len(p.Diff.Changed)+len(p.Diff.Callbacks) > 0 })
+}
+
+// funcTable lists a target's replaced functions. The kernel wants a table even
+// where callbacks are all there is.
 func (l *linker) funcTable(t *Target) *elfdiff.Chunk {
 	lay := l.spec.Kernel.Sizes.KlpFunc
 	table := &elfdiff.Chunk{Name: "klp_funcs_" + t.Object, Section: ".data", Type: elf.SHT_PROGBITS, Flags: writable, Align: 32}
@@ -106,9 +116,6 @@ func (l *linker) funcTable(t *Target) *elfdiff.Chunk {
 			table.Relocs = append(table.Relocs,
 				pointer(at+lay.Offsets["old_name"], l.text(f.Name)), pointer(at+lay.Offsets["new_func"], f.Code))
 		}
-	}
-	if len(table.Data) == 0 {
-		return nil
 	}
 	table.Data = append(table.Data, make([]byte, lay.Size)...)
 	return l.add(table)
