@@ -114,7 +114,7 @@ func buildAll(t *testing.T, k *kit.Kit, changes []*change) {
 }
 
 // isBuilt says whether a live patch is to come of the change.
-func (c *change) isBuilt() bool { return strings.HasPrefix(c.files["expect"], "built ") }
+func (c *change) isBuilt() bool { return strings.HasPrefix(c.files["expect"], "built") }
 
 func (c *change) checkOutcome(t *testing.T) {
 	if d := cmp.Diff(strings.TrimSpace(c.files["expect"]), c.outcome()); d != "" {
