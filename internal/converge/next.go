@@ -78,15 +78,15 @@ func (t *turn) incoming() *Action {
 	if t.desired == nil {
 		return nil
 	}
-	d := *t.desired
-	if reason := refuseDesired(t.j, d); reason != "" {
+	d := t.desired
+	if reason := refuseDesired(t.j, *d); reason != "" {
 		return &Action{Kind: Refuse, Reason: reason, Refusal: refusal("desired", d.Live, d.Generation, reason)}
 	}
-	if !news(t.j, d) {
+	if !news(t.j, *d) {
 		return nil
 	}
 	r := t.record(RecordDesired)
-	r.Desired = &d
+	r.Desired = d
 	return t.note(r, "order accepted")
 }
 
@@ -266,9 +266,9 @@ func names(tasks []Task) string {
 
 // current is the newest live patch of ours that is not on its way out.
 func (t *turn) current() *Own {
-	for _, own := range slices.Backward(t.j.Own) {
-		if !own.Removing {
-			return &own
+	for i := len(t.j.Own) - 1; i >= 0; i-- {
+		if own := &t.j.Own[i]; !own.Removing {
+			return own
 		}
 	}
 	return nil
