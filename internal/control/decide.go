@@ -158,7 +158,7 @@ func (t *turn) holds(r *rollout.Rollout, verdict gate.Verdict) (gate.Rule, strin
 	switch {
 	case len(silent) > lost && !waved(ruleSilent):
 		return ruleSilent, fmt.Sprintf("%s not heard for %s: %s", count(len(silent)), span(r.Policy.Timeouts.Silent), t.some(silent))
-	case len(stuck) > lost && !waved(ruleStuck):
+	case len(stuck) > lost && !waved(ruleStuck) && (r.Hold == "" || strings.HasPrefix(r.Hold, string(ruleStuck)+": ")): // after another hold they first get a permit
 		return ruleStuck, fmt.Sprintf("%s under way for over %s: %s", count(len(stuck)), span(r.Policy.Timeouts.Stuck), t.some(stuck))
 	case verdict.Level == gate.LevelInconclusive && r.Policy.Gate.OnInconclusive == policy.InconclusiveHold && t.soaked(r) && !waved(ruleInconclusive):
 		return ruleInconclusive, verdict.Why()

@@ -279,7 +279,7 @@ func (m *memo) attend(w *watch, r *rollout.Rollout, i int32, silent bool, now ti
 	switch {
 	case silent && (phase.Acting() || phase.Exposed()):
 		w.silent = append(w.silent, seen.ID)
-	case phase.Acting() && now.Sub(h.Since) > r.Policy.Timeouts.Stuck:
+	case phase.Acting() && now.Sub(later(h.Since, r.Freed)) > r.Policy.Timeouts.Stuck:
 		w.stuck = append(w.stuck, seen.ID)
 	}
 }

@@ -30,6 +30,8 @@ type Rollout struct {
 	Since  time.Time `json:"since"`
 	// Hold is why nobody is admitted although the rollout runs, "" when it is not so.
 	Hold string `json:"hold,omitempty"`
+	// Freed is when a hold or pause ended last: nobody had a permit before.
+	Freed time.Time `json:"freed,omitzero"`
 	// Waved says that a person let the rollout go on past the hold rules named here.
 	Waved []gate.Rule `json:"waved,omitempty"`
 	// PausedBy is the rule that paused it under onRevert: pause.
@@ -357,6 +359,9 @@ type Change struct {
 // StepPhase applies a change.
 func (r *Rollout) StepPhase(c Change, at time.Time) error {
 	r.Waved = append(r.Waved, c.Waved...)
+	if r.Hold != "" && c.Hold == "" || r.Phase == PhasePaused && c.Phase != PhasePaused {
+		r.Freed = at
+	}
 	if c.Phase == r.Phase {
 		r.Hold = c.Hold
 		return nil
