@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -15,6 +16,7 @@ import (
 type host struct {
 	id      fleet.HostID
 	i       int32 // its index
+	chance  draws
 	group   *Group
 	labels  fleet.Labels
 	boot    time.Duration // that a boot takes
@@ -32,10 +34,12 @@ type host struct {
 	last    converge.Action
 	told    told
 	down    bool
-	gone    bool // for ever
-	mute    bool // its messages do not arrive
-	away    bool // has not joined yet
-	quiet   bool // sends nothing of its own
+	gone    bool   // for ever
+	mute    bool   // its messages do not arrive
+	away    bool   // has not joined yet
+	quiet   bool   // sends nothing of its own
+	given   bool   // the server takes its heartbeats as given
+	heard   uint64 // the newest report that the server has
 	loads   map[converge.Key]int
 }
 
@@ -87,7 +91,7 @@ func (h *host) settle(now time.Duration) {
 	h.patches = kept
 }
 
-func (h *host) observe(w *world, now time.Duration) converge.Observed {
+func (h *host) observe(s *shard, now time.Duration) converge.Observed {
 	h.settle(now)
 	o := converge.Observed{Boot: h.bootID(), Kernel: h.group.id, Modules: h.modules, Ceiling: fleet.ModeAct,
 		Permit: h.permit, Limits: converge.DefaultLimits()}
@@ -101,7 +105,7 @@ func (h *host) observe(w *world, now time.Duration) converge.Observed {
 		o.Patches = append(o.Patches, converge.Patch{Name: h.group.Foreign, Enabled: true})
 	}
 	if _, want := h.target(); slices.Contains(h.have, want) {
-		o.Bundles = w.bundles[want]
+		o.Bundles = s.w.bundles[want]
 	}
 	return o
 }
@@ -117,9 +121,9 @@ func (h *host) target() (converge.Order, bundle.Digest) {
 const maxSteps = 200
 
 // run lets the agent act until it waits, and says when to ask it again.
-func (h *host) run(w *world, now time.Duration) {
+func (h *host) run(s *shard, now time.Duration) {
 	for range maxSteps {
-		a := converge.Next(h.offered, h.j, h.observe(w, now), h.clock(now))
+		a := converge.Next(h.offered, h.j, h.observe(s, now), h.clock(now))
 		if a.Phase != "" {
 			h.last = a
 		}
@@ -128,37 +132,51 @@ func (h *host) run(w *world, now time.Duration) {
 			continue
 		}
 		if a.Record != nil {
-			a.Record.Time = w.at(now)
-			h.write(w, *a.Record)
+			a.Record.Time = s.at(now)
+			h.write(s, *a.Record)
 		}
-		if h.effect(w, a, now) {
+		if h.effect(s, a, now) {
 			continue
 		}
 		if a.After > 0 {
-			w.schedule(now+a.After, h, evWake)
+			s.schedule(now+a.After, h, evWake)
 		}
-		h.tell(w, now)
+		h.tell(s, now)
 		return
 	}
-	w.fail("host %s: the agent does not come to rest at %s: %+v", h.id, now, h.last)
+	s.fail("host %s: the agent does not come to rest at %s: %+v", h.id, now, h.last)
 }
 
-func (h *host) write(w *world, r converge.Record) {
+// enrol is the first start of the host's agent, which reports at once.
+func (h *host) enrol(s *shard) {
+	h.since = s.w.now - time.Hour
+	h.boots++
+	d := s.w.state.Desired(h.id)
+	d.Epoch, d.Mode = s.w.epoch, fleet.ModeAct
+	h.offered = &d
+	h.quiet = true
+	h.run(s, s.w.now)
+	h.quiet = false
+	h.seq++
+	s.arrive(h, s.letter(h.report(s, s.w.now)), s.w.now)
+}
+
+func (h *host) write(s *shard, r converge.Record) {
 	next, err := h.j.Fold(r)
 	if err != nil {
-		w.fail("host %s: %v", h.id, err)
+		s.fail("host %s: %v", h.id, err)
 		return
 	}
 	h.j = next
 }
 
 // effect does what the action asks of the world. It says whether to go on at once.
-func (h *host) effect(w *world, a converge.Action, now time.Duration) bool {
+func (h *host) effect(s *shard, a converge.Action, now time.Duration) bool {
 	switch a.Kind {
 	case converge.Fetch:
 		h.have = append(h.have, a.Digest)
 	case converge.Load:
-		h.load(w, a, now)
+		h.load(s, a, now)
 	case converge.Disable:
 		for i := range h.patches {
 			if p := &h.patches[i]; p.Name == a.Module {
@@ -174,11 +192,11 @@ func (h *host) effect(w *world, a converge.Action, now time.Duration) bool {
 				at = min(at, p.until)
 			}
 		}
-		w.schedule(at, h, evWake)
+		s.schedule(at, h, evWake)
 		return false
 	case converge.Note:
 		if a.Record != nil && a.Record.Kind == converge.RecordApplied {
-			w.patched(h, a.Record.Digest, now)
+			s.patched(h, a.Record.Digest, now)
 		}
 	default:
 		return false
@@ -186,23 +204,23 @@ func (h *host) effect(w *world, a converge.Action, now time.Duration) bool {
 	return true
 }
 
-func (h *host) load(w *world, a converge.Action, now time.Duration) {
+func (h *host) load(s *shard, a converge.Action, now time.Duration) {
 	key := converge.Key{Boot: h.bootID(), Order: a.Record.Order}
 	if h.loads == nil {
 		h.loads = map[converge.Key]int{}
 	}
 	if h.loads[key]++; h.loads[key] > 1 {
-		w.fail("host %s: loaded twice in boot %s for %+v", h.id, key.Boot, key.Order)
+		s.fail("host %s: loaded twice in boot %s for %+v", h.id, key.Boot, key.Order)
 	}
-	takes := time.Second + time.Duration(w.random(h)*float64(time.Second))
+	takes := time.Second + time.Duration(s.random(h)*float64(time.Second))
 	h.modules = append(slices.Clone(h.modules), a.Module)
 	h.patches = append(h.patches, patch{Patch: converge.Patch{Name: a.Module, Enabled: true, Transition: true},
-		digest: a.Digest, until: now + takes, stall: w.random(h) < w.faults.chance("apply-fails", h.labels)})
-	h.write(w, converge.Record{Kind: converge.RecordLoaded, Boot: h.bootID(), Order: a.Record.Order, Digest: a.Digest, Module: a.Module, Uptime: h.clock(now)})
+		digest: a.Digest, until: now + takes, stall: s.random(h) < s.chance("apply-fails", h)})
+	h.write(s, converge.Record{Kind: converge.RecordLoaded, Boot: h.bootID(), Order: a.Record.Order, Digest: a.Digest, Module: a.Module, Uptime: h.clock(now)})
 }
 
 // tell sends a report if there is news.
-func (h *host) tell(w *world, now time.Duration) {
+func (h *host) tell(s *shard, now time.Duration) {
 	live := bundle.Digest("")
 	for _, p := range h.patches {
 		if p.Enabled && !p.Transition {
@@ -215,18 +233,18 @@ func (h *host) tell(w *world, now time.Duration) {
 	}
 	h.told = news
 	h.seq++
-	w.send(h, h.report(w, now), now)
+	s.send(h, h.report(s, now), now)
 }
 
 // report is what the host says of itself.
-func (h *host) report(w *world, now time.Duration) wire.Report {
+func (h *host) report(s *shard, now time.Duration) wire.Report {
 	ceiling := fleet.ModeAct
 	if h.group.Observe {
 		ceiling = fleet.ModeObserve
 	}
 	r := wire.Report{Version: wire.Version, Host: h.id, Seq: h.seq, Name: string(h.id), Kernel: h.group.id, Boot: h.bootID(),
 		UptimeS: h.clock(now).Seconds(), Labels: h.labels, Mode: converge.Mode(h.j.Desired, ceiling), Epoch: h.j.Epoch,
-		Generation: h.j.Desired.Generation, Phase: h.last.Phase, Reason: h.last.Reason, Crashes: h.j.Recent(w.at(now).Add(-7 * 24 * time.Hour))}
+		Generation: h.j.Desired.Generation, Phase: h.last.Phase, Reason: h.last.Reason, Crashes: h.j.Recent(s.at(now).Add(-7 * 24 * time.Hour))}
 	if r.Phase == "" {
 		r.Phase = wire.PhaseIdle
 	}
@@ -239,24 +257,41 @@ func (h *host) report(w *world, now time.Duration) wire.Report {
 	return r
 }
 
+// oops is crash evidence that does not take the host down.
+func (h *host) oops(s *shard, e event) {
+	c := wire.Crash{ID: fmt.Sprintf("oops-%s-%d", h.bootID(), e.at), Kind: wire.CrashOops, Boot: h.bootID(), Live: e.digest, Signature: "simulated"}
+	h.write(s, converge.Record{Kind: converge.RecordCrash, Boot: h.bootID(), Time: s.at(e.at), Crash: &c})
+	h.run(s, e.at)
+}
+
+// runs says whether the host runs the bundle.
+func (h *host) runs(d bundle.Digest) bool {
+	for _, p := range h.patches {
+		if p.digest == d && p.Enabled {
+			return !h.down && !h.gone
+		}
+	}
+	return false
+}
+
 // die ends the boot without anybody asking for it.
-func (h *host) die(w *world, now time.Duration) {
+func (h *host) die(s *shard, now time.Duration) {
 	if h.down || h.gone {
 		return
 	}
 	h.down, h.patches, h.modules, h.permit, h.offered = true, nil, nil, nil, nil
-	w.silent(h, now)
-	if w.random(h) < w.faults.chance("never-returns", h.labels) {
+	s.silent(h, now)
+	if s.random(h) < s.chance("never-returns", h) {
 		h.gone = true
 		return
 	}
-	w.schedule(now+h.boot, h, evBack)
+	s.schedule(now+h.boot, h, evBack)
 }
 
 // back is the end of a boot.
-func (h *host) back(w *world, now time.Duration) {
+func (h *host) back(s *shard, now time.Duration) {
 	h.down, h.since = false, now
 	h.boots++
-	h.run(w, now)
-	w.ask(h, now)
+	h.run(s, now)
+	s.ask(h, now)
 }

@@ -88,9 +88,10 @@ func newWorld(o Options, target string) *world {
 		state: control.New(), view: control.NewView(), epoch: 1, cut: map[int][]int32{}, out: &Result{Seed: o.Seed, Hosts: o.Fleet.Size()}}
 	w.hosts = o.Fleet.hosts()
 	w.index = make(map[fleet.HostID]int32, len(w.hosts))
-	w.heard = make([]uint64, len(w.hosts))
+	w.split()
 	for i := range w.hosts {
 		w.index[w.hosts[i].id], w.hosts[i].i = int32(i), int32(i)
+		w.hosts[i].chance = newDraws(o.Seed, i)
 		w.rate += w.hosts[i].group.CrashesPerYear / (365 * 24)
 	}
 	w.stock()
@@ -120,37 +121,28 @@ func (w *world) join() {
 		}
 	}
 	for i := range w.hosts {
-		if !w.hosts[i].away {
-			w.enrol(&w.hosts[i])
+		if h := &w.hosts[i]; !h.away {
+			w.view.Enrol(h.id, string(h.id), h.labels, fleet.ModeAct)
 		}
 	}
-}
-
-func (w *world) enrol(h *host) {
-	h.away, h.since = false, w.now-time.Hour
-	w.view.Enrol(h.id, string(h.id), h.labels, fleet.ModeAct)
-	h.boots++
-	d := w.state.Desired(h.id)
-	d.Epoch, d.Mode = w.epoch, fleet.ModeAct
-	h.offered = &d
-	h.quiet = true
-	h.run(w, w.now)
-	h.quiet = false
-	h.seq++
-	i := h.i
-	r := h.report(w, w.now)
-	w.arrive(i, &r)
+	w.each(func(s *shard) {
+		for i := range s.hosts {
+			if h := &s.hosts[i]; !h.away {
+				h.enrol(s)
+			}
+		}
+	})
 }
 
 // plant schedules the faults that have a time.
 func (w *world) plant() {
 	if w.rate > 0 {
-		w.push(event{at: w.exponential(w.rate), kind: evChance})
+		w.queue.push(event{at: exponential(w.rate, w.rng.Float64()), kind: evChance})
 	}
 	for n, f := range w.faults {
 		switch f.Name {
 		case "cut", "down", "server-crash", "abort", "pause", "revert", "join":
-			w.push(event{at: f.At, kind: evFault, fault: n})
+			w.queue.push(event{at: f.At, kind: evFault, fault: n})
 		}
 	}
 }
@@ -172,11 +164,14 @@ func (w *world) begin(n int) {
 		w.do(control.Revert)
 	case "join":
 		for _, i := range w.cut[n] {
-			w.enrol(&w.hosts[i])
+			h := &w.hosts[i]
+			h.away = false
+			w.view.Enrol(h.id, string(h.id), h.labels, fleet.ModeAct)
+			h.enrol(w.shard(i))
 		}
 	}
 	if f.For > 0 || f.Name == "server-crash" {
-		w.push(event{at: w.now + f.For, kind: evEnd, fault: n})
+		w.queue.push(event{at: w.now + f.For, kind: evEnd, fault: n})
 	}
 }
 
@@ -189,13 +184,13 @@ func (w *world) strike(n int) {
 		}
 		if f.Name == "cut" {
 			h.mute = true
-			w.silent(h, w.now)
+			w.shard(h.i).silent(h, w.now)
 			w.cut[n] = append(w.cut[n], int32(i))
 			continue
 		}
 		boot := h.boot
 		h.boot = max(f.For, boot)
-		h.die(w, w.now)
+		h.die(w.shard(h.i), w.now)
 		h.boot = boot
 	}
 }
@@ -208,8 +203,9 @@ func (w *world) end(n int) {
 			h := &w.hosts[i]
 			h.mute = false
 			if !h.down && !h.gone {
+				h.given = true
 				w.view.Heard(h.id, w.at(forever))
-				w.ask(h, w.now)
+				w.shard(i).ask(h, w.now)
 			}
 		}
 	case "pause":
@@ -234,16 +230,15 @@ func (w *world) failOver() {
 			continue
 		}
 		w.view.Enrol(h.id, string(h.id), h.labels, fleet.ModeAct)
-		r := h.report(w, w.now)
+		r := h.report(w.shard(h.i), w.now)
 		w.view.Report(r, w.at(w.now))
-		if h.down || h.gone || h.mute {
+		if h.given = !h.down && !h.gone && !h.mute; !h.given {
 			w.view.Lost(h.id, w.at(w.now))
 			continue
 		}
 		w.view.Heard(h.id, w.at(forever))
-		w.ask(h, w.now)
+		w.shard(h.i).ask(h, w.now)
 	}
-	w.busy = true
 }
 
 const (
@@ -256,22 +251,46 @@ func (w *world) loop() {
 	w.turn()
 	w.sample(true)
 	for w.now < w.o.Horizon && len(w.out.Broken) == 0 {
-		end := w.now + idleEvery
-		if len(w.events) > 0 {
-			end = min(end, max(w.now+turnEvery, w.events[0].at.Truncate(turnEvery)+turnEvery))
-		}
-		for len(w.events) > 0 && w.events[0].at <= end {
-			e := w.pop()
-			w.now = max(w.now, e.at)
-			w.handle(e)
-		}
-		w.now = end
+		w.play(w.turnAt())
 		w.turn()
 		w.sample(false)
 		if w.over() && !w.pending() {
 			return
 		}
 	}
+}
+
+// turnAt is when the server decides next.
+func (w *world) turnAt() time.Duration {
+	end := w.now + idleEvery
+	if first, ok := w.first(); ok {
+		end = min(end, max(w.now+turnEvery, first.Truncate(turnEvery)+turnEvery))
+	}
+	return end
+}
+
+// first is when the next thing happens.
+func (w *world) first() (time.Duration, bool) {
+	at, ok := w.queue.next()
+	for i := range w.shards {
+		if t, has := w.shards[i].queue.next(); has && (!ok || t < at) {
+			at, ok = t, true
+		}
+	}
+	return at, ok
+}
+
+// play goes on to a time: the shards by themselves up to each event that
+// concerns them all.
+func (w *world) play(end time.Duration) {
+	for w.queue.due(end) {
+		e := w.queue.pop()
+		w.each(func(s *shard) { s.until(e.at) })
+		w.now = max(w.now, e.at)
+		w.handle(e)
+	}
+	w.each(func(s *shard) { s.until(end) })
+	w.now = end
 }
 
 // pending says that timed faults are still to come.

@@ -3,7 +3,6 @@ package sim
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"time"
 
@@ -12,7 +11,6 @@ import (
 	"afloat/internal/converge"
 	"afloat/internal/fleet"
 	"afloat/internal/rollout"
-	"afloat/internal/wire"
 )
 
 // Options of a run.
@@ -26,34 +24,9 @@ type Options struct {
 	// Check keeps the log, replays it in the end and tests every record
 	// against the invariants. It costs time.
 	Check bool
+
+	shardSize int // for tests, otherwise shardSize
 }
-
-// kinds of events.
-type kind uint8
-
-const (
-	evWake   kind = iota // the agent asked to be woken
-	evAsk                // the host asks for its orders
-	evReport             // a report arrives
-	evDie                // the host dies, if it still runs what killed it
-	evOops               // the host prints an oops, if it still runs what did it
-	evBack               // a boot ends
-	evChance             // a healthy host crashes
-	evFault              // a timed fault begins
-	evEnd                // a timed fault ends
-)
-
-type event struct {
-	at     time.Duration
-	seq    uint64
-	kind   kind
-	host   int32
-	report *wire.Report
-	digest bundle.Digest
-	fault  int
-}
-
-func (a *event) less(b *event) bool { return a.at < b.at || a.at == b.at && a.seq < b.seq }
 
 // world is one run.
 type world struct {
@@ -63,9 +36,10 @@ type world struct {
 	rng     *rand.Rand
 	hosts   []host
 	index   map[fleet.HostID]int32
-	heard   []uint64 // highest report seq by host
-	events  []event
-	nth     uint64
+	shards  []shard
+	size    int // of a shard
+	workers int
+	queue   queue // what concerns no single host
 	faults  faults
 	bundles map[bundle.Digest]map[bundle.Digest]converge.Bundle
 	target  string
@@ -78,7 +52,6 @@ type world struct {
 	check   *checker
 	out     *Result
 	rate    float64 // crashes of healthy hosts per hour, whole fleet
-	busy    bool    // something came since the last turn
 }
 
 // started is when every run begins: a Saturday morning.
@@ -89,186 +62,15 @@ const forever = 20 * 365 * 24 * time.Hour
 
 func (w *world) at(t time.Duration) time.Time { return w.start.Add(t) }
 
-func (w *world) random(*host) float64 { return w.rng.Float64() }
-
 func (w *world) fail(format string, args ...any) {
 	if len(w.out.Broken) < 20 {
 		w.out.Broken = append(w.out.Broken, fmt.Sprintf(format, args...))
 	}
 }
 
-// push adds an event; pop takes the earliest.
-func (w *world) push(e event) {
-	w.nth++
-	e.seq = w.nth
-	w.events = append(w.events, e)
-	for i := len(w.events) - 1; i > 0; {
-		up := (i - 1) / 2
-		if !w.events[i].less(&w.events[up]) {
-			return
-		}
-		w.events[i], w.events[up] = w.events[up], w.events[i]
-		i = up
-	}
-}
-
-func (w *world) pop() event {
-	top, last := w.events[0], len(w.events)-1
-	w.events[0] = w.events[last]
-	w.events[last] = event{}
-	w.events = w.events[:last]
-	for i := 0; ; {
-		least := i
-		for _, c := range [2]int{2*i + 1, 2*i + 2} {
-			if c < last && w.events[c].less(&w.events[least]) {
-				least = c
-			}
-		}
-		if least == i {
-			return top
-		}
-		w.events[i], w.events[least] = w.events[least], w.events[i]
-		i = least
-	}
-}
-
-func (w *world) schedule(at time.Duration, h *host, k kind) {
-	w.push(event{at: at, kind: k, host: h.i})
-}
-
-// latency of one message.
-func (w *world) latency() time.Duration {
-	return 10*time.Millisecond + time.Duration(w.rng.Float64()*90)*time.Millisecond
-}
-
-// repeat is how long a host waits for an acknowledgement before it sends again.
-const repeat = time.Minute
-
-// send puts a report on the wire.
-func (w *world) send(h *host, r wire.Report, now time.Duration) {
-	at := now + w.latency()
-	for w.rng.Float64() < w.faults.chance("lost", h.labels) {
-		at += repeat
-	}
-	for _, f := range w.faults.named("late") {
-		if w.rng.Float64() < f.Share {
-			at += time.Duration(w.rng.Float64() * float64(f.For))
-		}
-	}
-	w.push(event{at: at, kind: evReport, host: h.i, report: &r})
-	if w.rng.Float64() < w.faults.chance("twice", h.labels) {
-		w.push(event{at: at + 2*w.latency(), kind: evReport, host: h.i, report: &r})
-	}
-}
-
-// arrive is the server's receipt of a report. Older ones of the host are dropped.
-func (w *world) arrive(i int32, r *wire.Report) {
-	h := &w.hosts[i]
-	switch {
-	case h.mute || w.offline:
-		w.push(event{at: w.now + repeat, kind: evReport, host: i, report: r})
-		return
-	case r.Seq < w.heard[i]:
-		return
-	}
-	w.heard[i] = r.Seq
-	w.view.Report(*r, w.at(w.now))
-	if !h.down && !h.gone {
-		w.view.Heard(h.id, w.at(forever))
-	}
-	w.busy = true
-}
-
-// silent ends the heartbeats of a host.
-func (w *world) silent(h *host, now time.Duration) { w.view.Lost(h.id, w.at(now)) }
-
-// ask gives a host its orders, if it can hear the server.
-func (w *world) ask(h *host, now time.Duration) {
-	switch {
-	case h.down || h.gone || h.away:
-		return
-	case h.mute || w.offline || w.rng.Float64() < w.faults.chance("lost", h.labels):
-		w.schedule(now+repeat, h, evAsk)
-		return
-	}
-	d := w.state.Desired(h.id)
-	d.Epoch, d.Mode = w.epoch, fleet.ModeAct
-	if w.check != nil {
-		w.check.told(h, d)
-	}
-	h.offered = &d
-	if w.state.Permits(d.Rollout) {
-		h.permit = &converge.Permit{Rollout: d.Rollout, Epoch: w.epoch, Seq: uint64(now/time.Second) + 1, Until: h.clock(now) + 2*time.Minute}
-	}
-	h.run(w, now)
-	if h.last.Phase == wire.PhaseWaiting || h.last.Phase == wire.PhaseApplying && h.last.Kind == converge.Wait {
-		w.schedule(now+30*time.Second, h, evAsk)
-	}
-}
-
-// patched is the moment a live patch is on a host: what it does begins here.
-func (w *world) patched(h *host, d bundle.Digest, now time.Duration) {
-	if d != goodDigest {
-		return
-	}
-	w.out.Applied++
-	soon := func() time.Duration { return now + time.Duration(w.rng.Float64()*float64(time.Minute)) }
-	if w.rng.Float64() < w.faults.chance("crash-on-apply", h.labels) {
-		w.push(event{at: soon(), kind: evDie, host: h.i, digest: d})
-	}
-	if w.rng.Float64() < w.faults.chance("oops-on-apply", h.labels) {
-		w.push(event{at: soon(), kind: evOops, host: h.i, digest: d})
-	}
-	if leak := w.faults.chance("leak", h.labels); leak > 0 {
-		w.push(event{at: now + w.exponential(leak), kind: evDie, host: h.i, digest: d})
-	}
-}
-
-// exponential is the time to the next event of so many per hour.
-func (w *world) exponential(perHour float64) time.Duration {
-	hours := -math.Log(1-w.rng.Float64()) / perHour
-	if hours > forever.Hours() {
-		return forever
-	}
-	return time.Duration(hours * float64(time.Hour))
-}
-
-// runs says whether the host runs the bundle.
-func (h *host) runs(d bundle.Digest) bool {
-	for _, p := range h.patches {
-		if p.digest == d && p.Enabled {
-			return !h.down && !h.gone
-		}
-	}
-	return false
-}
-
-// handle is one event.
+// handle is one event that concerns no single host.
 func (w *world) handle(e event) {
-	h := &w.hosts[e.host]
 	switch e.kind {
-	case evWake:
-		if !h.down && !h.gone && !h.away {
-			h.run(w, e.at)
-		}
-	case evAsk:
-		w.ask(h, e.at)
-	case evReport:
-		w.arrive(e.host, e.report)
-	case evDie:
-		if h.runs(e.digest) {
-			w.out.Crashes++
-			h.die(w, e.at)
-		}
-	case evOops:
-		if h.runs(e.digest) {
-			w.out.Crashes++
-			h.oops(w, e)
-		}
-	case evBack:
-		if h.down && !h.gone {
-			h.back(w, e.at)
-		}
 	case evChance:
 		w.chance()
 	case evFault:
@@ -276,13 +78,7 @@ func (w *world) handle(e event) {
 	case evEnd:
 		w.end(e.fault)
 	}
-}
-
-// oops is crash evidence that does not take the host down.
-func (h *host) oops(w *world, e event) {
-	c := wire.Crash{ID: fmt.Sprintf("oops-%s-%d", h.bootID(), e.seq), Kind: wire.CrashOops, Boot: h.bootID(), Live: e.digest, Signature: "simulated"}
-	h.write(w, converge.Record{Kind: converge.RecordCrash, Boot: h.bootID(), Time: w.at(e.at), Crash: &c})
-	h.run(w, e.at)
+	w.meet()
 }
 
 // chance crashes one healthy host and draws when the next one does.
@@ -290,9 +86,9 @@ func (w *world) chance() {
 	h := &w.hosts[w.rng.IntN(len(w.hosts))]
 	if h.group.CrashesPerYear > 0 && !h.away {
 		w.out.Background++
-		h.die(w, w.now)
+		h.die(w.shard(h.i), w.now)
 	}
-	w.push(event{at: w.now + w.exponential(w.rate), kind: evChance})
+	w.queue.push(event{at: w.now + exponential(w.rate, w.rng.Float64()), kind: evChance})
 }
 
 // commit applies a record and wakes the hosts it concerns.
@@ -312,7 +108,8 @@ func (w *world) commit(rec control.Record) {
 	w.note(rec)
 	for _, id := range rec.Hosts() {
 		h := &w.hosts[w.index[id]]
-		w.schedule(w.now+w.latency(), h, evAsk)
+		s := w.shard(h.i)
+		s.schedule(w.now+s.latency(h), h, evAsk)
 	}
 	if w.check != nil {
 		w.check.after(rec)
