@@ -239,7 +239,7 @@ func (b *builder) addIncluders(ctx context.Context, index *kbuild.Index, include
 	units, err := b.compiler().Affected(ctx, index, graph, included, b.units, b.work, b.applied.Files, b.Progress)
 	if many, ok := errors.AsType[*kbuild.TooManyError](err); ok {
 		return &elfdiff.RefusedError{Refusals: []elfdiff.Refusal{{Class: ClassFile, Symbol: strings.Join(many.Files, ", "),
-			Why:  fmt.Sprintf("%d objects include it, more than the %d that a build looks at", many.Objects, kbuild.MaxAffected),
+			Why:  many.Why(),
 			Hint: "repeat the changed definition, under another name, in the C files that need it"}}}
 	}
 	b.units = append(b.units, units...)

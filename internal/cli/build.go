@@ -25,7 +25,7 @@ const exitSource = 4
 
 type buildFlags struct {
 	key, name, out, debs, on  string
-	check                     string
+	check, patchSet           string
 	kernels, cves, publishers []string
 	jobs                      int
 	noCache, quiet, bootTest  bool
@@ -50,18 +50,28 @@ them. The bundle must be signed with the key in use, or with a --publisher-key.
 With several --kernel, one bundle is made for each, side by side within the
 machine's cores; %k in the paths of -o and --on stands for the kernel's release.
 A kernel that fails does not stop the others, and the exit code is the worst of
-all, in the order 1, 4, 2, 3, 0.
+all, in the order 1, 4, 2, 3, 0. --patch-set names a YAML file that says all this
+once (name, cves, kernels, patches, output, on, check, bootTest); its paths start
+at its own folder, and what the command line gives as well goes before it.
 
 Exit codes: 0 built, 1 error, 2 the change cannot be live patched, 3 the diffs
 change nothing in the kernel's objects, 4 a diff does not apply or the patched
 source does not compile.`,
 		Example: "  afloat build --kernel debian:6.1.0-55-amd64 --key publisher --name 2026-11-ext4 -o ext4.afloat ext4.patch\n" +
-			"  afloat build --kernel debian:6.1.0-55-amd64 --key publisher --name 2026-12-net -o net.afloat --on ext4.afloat net.patch",
+			"  afloat build --kernel debian:6.1.0-55-amd64 --key publisher --name 2026-12-net -o net.afloat --on ext4.afloat net.patch\n" +
+			"  afloat build --patch-set ext4.yaml --key publisher",
 		GroupID: "build",
-		Args:    cobra.MinimumNArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return runBuild(cmd, f, args) },
+		Args:    cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			files, err := f.fill(args)
+			if err != nil {
+				return err
+			}
+			return runBuild(cmd, f, files)
+		},
 	}
 	cmd.Flags().StringArrayVar(&f.kernels, "kernel", nil, "kernel to build for, debian:RELEASE (required); may be repeated")
+	cmd.Flags().StringVar(&f.patchSet, "patch-set", "", "YAML file that lists kernels and diffs")
 	cmd.Flags().StringVar(&f.key, "key", "", "publisher's private key, as keygen wrote it (required)")
 	cmd.Flags().StringVar(&f.name, "name", "", "name of the patch set, the same for every kernel (required)")
 	cmd.Flags().StringVarP(&f.out, "output", "o", "", "file to write the bundle to (required); %k stands for the kernel's release")
@@ -74,11 +84,6 @@ source does not compile.`,
 	cmd.Flags().BoolVar(&f.noCache, "no-cache", false, "compile every object anew")
 	cmd.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "say nothing unless it goes wrong")
 	cmd.Flags().StringVar(&f.debs, "debs", os.Getenv("AFLOAT_DEB_DIR"), "folder of .deb files to take before asking the archive")
-	for _, name := range []string{"kernel", "key", "name", "output"} {
-		if err := cmd.MarkFlagRequired(name); err != nil {
-			panic(err) // a flag that is not defined above
-		}
-	}
 	return cmd
 }
 
@@ -232,6 +237,9 @@ func readDiffs(files []string) ([]build.Input, error) {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			return nil, fmt.Errorf("read patch: %w", err)
+		}
+		if _, err := patch.Parse(filepath.Base(name), text); err != nil { // before kits are fetched for it
+			return nil, &exitError{exitSource, fmt.Errorf("cannot read %s: %w", name, err)}
 		}
 		inputs = append(inputs, build.Input{Name: filepath.Base(name), Text: text})
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"runtime"
@@ -14,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"afloat/internal/bundle"
+	"afloat/internal/elfdiff"
 	"afloat/internal/kit"
 )
 
@@ -86,16 +88,33 @@ func (j buildJob) runMany(cmd *cobra.Command, targets []kernelTarget) error {
 }
 
 func outcomeTable(outcomes []outcome) table {
-	t := table{head: []string{"KERNEL", "RESULT", "FUNCTIONS", "SECONDS", "BUNDLE", "DIGEST"}}
+	t := table{head: []string{"KERNEL", "RESULT", "FUNCTIONS", "SECONDS", "BUNDLE", "DIGEST", "WHY"}}
 	for _, o := range outcomes {
 		seconds := fmt.Sprintf("%.1f", o.took.Seconds())
 		if o.err != nil {
-			t.add(o.kernel, resultWord(exitCode(o.err)), "-", seconds, "-", "-")
+			t.add(o.kernel, resultWord(exitCode(o.err)), "-", seconds, "-", "-", shortly(o.err))
 			continue
 		}
-		t.add(o.kernel, resultWord(0), fmt.Sprint(len(o.manifest.Functions)), seconds, o.out, string(bundle.DigestOf(o.file)))
+		t.add(o.kernel, resultWord(0), fmt.Sprint(len(o.manifest.Functions)), seconds, o.out, string(bundle.DigestOf(o.file)), "")
 	}
 	return t
+}
+
+// shortly is an error in one line; all of it was reported before.
+func shortly(err error) string {
+	if r, ok := errors.AsType[*elfdiff.RefusedError](err); ok && len(r.Refusals) > 0 {
+		why := r.Refusals[0].String()
+		if more := len(r.Refusals) - 1; more > 0 {
+			why += fmt.Sprintf("; and %d more", more)
+		}
+		return firstLine(why)
+	}
+	return firstLine(err.Error())
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
 }
 
 // severity lists the exit codes of build, the worst first.

@@ -12,6 +12,8 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 
@@ -31,7 +33,22 @@ type TooManyError struct {
 }
 
 func (e *TooManyError) Error() string {
-	return fmt.Sprintf("cannot live patch %v: %d objects include it, more than %d", e.Files, e.Objects, MaxAffected)
+	return "cannot live patch " + strings.Join(e.Files, ", ") + ": " + e.Why()
+}
+
+// Why is the reason without the files' names before it.
+func (e *TooManyError) Why() string {
+	return fmt.Sprintf("touches %s objects through %s, more than the %s that a build looks at",
+		grouped(e.Objects), strings.Join(e.Files, ", "), grouped(MaxAffected))
+}
+
+// grouped prints 23,530.
+func grouped(n int) string {
+	s := strconv.Itoa(n)
+	for at := len(s) - 3; at > 0; at -= 3 {
+		s = s[:at] + "," + s[at:]
+	}
+	return s
 }
 
 // Affected plants the patched tree in work, where a later Compile finds it, and

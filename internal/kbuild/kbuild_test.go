@@ -346,3 +346,12 @@ func TestAffected(t *testing.T) {
 		t.Errorf("units that are compiled anyway are looked at again: %v, %v", known, err)
 	}
 }
+
+func TestTooManySaysWhatAndThrough(t *testing.T) {
+	for n, want := range map[int]string{23530: "23,530", 1234567: "1,234,567", 999: "999", 1501: "1,501"} {
+		err := &TooManyError{Files: []string{"include/linux/sched.h"}, Objects: n}
+		if !strings.Contains(err.Error(), "touches "+want+" objects through include/linux/sched.h, more than the 1,500") {
+			t.Errorf("%d: %v", n, err)
+		}
+	}
+}
