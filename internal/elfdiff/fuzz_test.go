@@ -2,22 +2,27 @@ package elfdiff
 
 import (
 	"bytes"
+	"debug/dwarf"
+	"debug/elf"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 )
 
 const fuzzSource = prelude + `
+enum mode { OFF, ON = 5 }; union both { long l; struct { short s; unsigned bit:3; }; };
+static struct state { enum mode mode; union both both; int (*op)(int); struct state *next; } state;
 static int level = 3;
 static noinline int helper(int a) { static int calls; calls++; WARN_ON(a > 3); return level + calls; }
-int f(int a) { if (BRANCH(&level)) BUG(); return helper(printk(__func__)) + a; }
+int f(int a) { if (BRANCH(&level)) BUG(); LOCK; STATIC_CALL(hook); ALTERNATIVE("mfence; nop; nop", "call sink", 7); state.mode = ON; return helper(printk(__func__)) + a; }
 int (*ops[])(int) = { helper, f };
 __attribute__((section(".init.text"))) int boot(void) { return helper(1); }
 `
 
-// seeds compiles a small object, stripped of debug information to keep it small, and one beside it that differs.
-func seeds(f *testing.F) (orig, patched []byte) {
+// seeds compiles a small object, without debug information to keep it small, and one beside it that differs.
+func seeds(f *testing.F, flags ...string) (orig, patched []byte) {
 	f.Helper()
 	var out [2][]byte
 	for i, source := range []string{fuzzSource, fuzzSource + "int g(int a) { return f(a) * 5; }"} {
@@ -26,7 +31,7 @@ func seeds(f *testing.F) (orig, patched []byte) {
 		if err := os.WriteFile(path, []byte(source), 0o600); err != nil {
 			f.Fatal(err)
 		}
-		cmd := exec.Command("gcc", append(append([]string{}, kernelFlags...), "-g0", "-c", "unit.c", "-o", "unit.o")...)
+		cmd := exec.Command("gcc", slices.Concat(kernelFlags, []string{"-g0"}, flags, []string{"-c", "unit.c", "-o", "unit.o"})...)
 		cmd.Dir = dir
 		if msg, err := cmd.CombinedOutput(); err != nil {
 			f.Skipf("gcc: %v %s", err, msg)
@@ -98,4 +103,119 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("% x: %+v", code, insn)
 		}
 	})
+}
+
+// The line table is read only for objects that hold one.
+func FuzzLines(f *testing.F) {
+	orig, patched := seeds(f, "-g")
+	f.Add(orig)
+	f.Add(patched)
+	f.Fuzz(func(t *testing.T, file []byte) {
+		o, err := Read(bytes.NewReader(file))
+		if err != nil {
+			return
+		}
+		for _, s := range o.Sections {
+			last := uint64(0)
+			for _, l := range o.linesOf(s) {
+				if l.offset < last {
+					t.Fatalf("section %s: line at %#x after %#x", s.Name, l.offset, last)
+				}
+				last = l.offset
+			}
+		}
+	})
+}
+
+func FuzzCompareTypes(f *testing.F) {
+	orig, patched := seeds(f, "-g")
+	f.Add(orig, patched)
+	f.Fuzz(func(t *testing.T, a, b []byte) {
+		refusals, _, err := CompareTypes(bytes.NewReader(a), bytes.NewReader(b))
+		if err != nil && refusals != nil {
+			t.Fatalf("%v and refusals", err)
+		}
+		for _, r := range refusals {
+			if r.Symbol == "" || r.Why == "" || r.Hint == "" {
+				t.Errorf("refusal does not explain itself: %+v", r)
+			}
+		}
+	})
+}
+
+// The debug information itself, without the ELF file around it.
+func FuzzDWARF(f *testing.F) {
+	orig, _ := seeds(f, "-g", "-gdwarf-4")
+	o, err := elf.NewFile(bytes.NewReader(orig))
+	if err != nil {
+		f.Fatal(err)
+	}
+	section := func(name string) []byte {
+		data, err := o.Section(name).Data()
+		if err != nil {
+			f.Fatal(err)
+		}
+		return data
+	}
+	f.Add(section(".debug_abbrev"), section(".debug_info"), section(".debug_line"), section(".debug_str"))
+	f.Fuzz(func(t *testing.T, abbrev, info, line, str []byte) {
+		d, err := dwarf.New(abbrev, nil, nil, info, line, nil, nil, str)
+		if err != nil {
+			return
+		}
+		types, err := typesIn(d)
+		if err != nil {
+			return
+		}
+		for name, s := range types {
+			if !s.equal(s) {
+				t.Errorf("%s differs from itself", name)
+			}
+		}
+	})
+}
+
+// A special section of any content: an object does not differ from itself.
+func FuzzSpecial(f *testing.F) {
+	for i := range tables() {
+		f.Add(byte(i), make([]byte, 48), []byte{0, 2, 0, 0, 4, 2, 1, 8, 12, 2, 0, 16, 16, 2, 1, 0, 24, 2, 0, 4, 28, 2, 1, 8})
+	}
+	f.Fuzz(func(t *testing.T, which byte, data, relocs []byte) {
+		file := specialObject(tables()[int(which)%len(tables())].name, data, relocs)
+		d, err := Compare(file(), file(), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(d.Changed)+len(d.New) > 0 {
+			t.Errorf("changed %v, new %v", names(d.Changed), names(d.New))
+		}
+	})
+}
+
+// specialObject makes an object of one function, replacement code and a special
+// section; of relocs, each four bytes are offset, type, target and addend.
+func specialObject(name string, data, relocs []byte) func() *Object {
+	return func() *Object {
+		relocs := relocs
+		code := &Section{Index: 1, Name: ".text.f", Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC | elf.SHF_EXECINSTR, Align: 16,
+			Size: 64, Data: bytes.Repeat([]byte{0x90}, 64)}
+		more := &Section{Index: 2, Name: ".altinstr_replacement", Type: elf.SHT_PROGBITS, Flags: code.Flags, Align: 1, Size: 16, Data: code.Data[:16]}
+		special := &Section{Index: 3, Name: name, Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC, Align: 4, Size: uint64(len(data)), Data: data}
+		records := &Section{Index: 4, Name: ".orc_unwind", Type: elf.SHT_PROGBITS, Flags: elf.SHF_ALLOC, Align: 1, Size: 24, Data: make([]byte, 24)}
+		o := &Object{Sections: []*Section{{}, code, more, special, records}, Groups: map[string][]*Section{}}
+		fn := &Symbol{Name: "f", Type: elf.STT_FUNC, Bind: elf.STB_GLOBAL, Section: code, Index: 1, Size: 64}
+		code.Symbols = []*Symbol{fn}
+		o.Symbols = []*Symbol{{}, fn, {Name: ".altinstr_replacement", Type: elf.STT_SECTION, Section: more, Index: 2}, {Name: "outside", Bind: elf.STB_GLOBAL}}
+		for ; len(relocs) >= 4; relocs = relocs[4:] {
+			r := Reloc{Offset: uint64(relocs[0]), Type: elf.R_X86_64(relocs[1]), Symbol: o.Symbols[1+int(relocs[2])%3], Addend: int64(int8(relocs[3]))}
+			if w := Width(r.Type); w > 0 && r.Offset+w <= special.Size {
+				special.Relocs = append(special.Relocs, r)
+			}
+		}
+		slices.SortStableFunc(special.Relocs, func(a, b Reloc) int { return int(a.Offset) - int(b.Offset) })
+		for _, s := range o.Sections {
+			s.kind = kindOf(s)
+		}
+		return o
+	}
 }

@@ -118,6 +118,17 @@ func readTypes(r io.ReaderAt) (types map[string]*shape, err error) {
 	if err != nil {
 		return nil, err
 	}
+	return typesIn(d)
+}
+
+// typesIn reads the debug information of one object.
+func typesIn(d *dwarf.Data) (types map[string]*shape, err error) {
+	defer func() {
+		// debug/dwarf takes much of its input for granted.
+		if p := recover(); p != nil {
+			types, err = nil, fmt.Errorf("malformed debug information: %v", p)
+		}
+	}()
 	types = map[string]*shape{}
 	var files []*dwarf.LineFile
 	folder := "" // that the compiler ran in

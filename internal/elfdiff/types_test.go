@@ -94,18 +94,3 @@ func TestCompareTypesWithoutDebugInformation(t *testing.T) {
 		t.Error("rubbish has types")
 	}
 }
-
-func FuzzReadTypes(f *testing.F) {
-	f.Add([]byte("\x7fELF"))
-	f.Fuzz(func(t *testing.T, object []byte) {
-		types, err := readTypes(bytes.NewReader(object))
-		if err != nil {
-			return
-		}
-		for name, s := range types {
-			if s == nil {
-				t.Errorf("%s has no shape", name)
-			}
-		}
-	})
-}

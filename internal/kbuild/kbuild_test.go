@@ -1,6 +1,7 @@
 package kbuild
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -228,6 +229,17 @@ func TestCompileError(t *testing.T) {
 	if !ok || !e.Patched || e.Source != "fs/x.c" || !strings.Contains(e.Output, "no_such_thing") || !strings.Contains(e.Output, "fs/x.c:1:") {
 		t.Errorf("error %+v, want the compiler's words on the patched file", err)
 	}
+}
+
+func FuzzIncludeNames(f *testing.F) {
+	f.Add([]byte("#include <linux/fs.h>\n # include \"../near.h\"\n#include TRACE_INCLUDE\n#include <open\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		for _, name := range includeNames(text) {
+			if name == "" || strings.ContainsAny(name, "\n") || !bytes.Contains(text, []byte(name)) {
+				t.Errorf("includes %q", name)
+			}
+		}
+	})
 }
 
 func FuzzParseUnits(f *testing.F) {

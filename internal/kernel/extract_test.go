@@ -130,6 +130,36 @@ func TestDecompress(t *testing.T) {
 	}
 }
 
+func FuzzDecompress(f *testing.F) {
+	for _, data := range packed(f) {
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		out, err := Decompress(data)
+		if err != nil && out != nil || len(out) > maxVmlinux {
+			t.Errorf("%d bytes, error %v", len(out), err)
+		}
+	})
+}
+
+func FuzzUnpackXZ(f *testing.F) {
+	for _, data := range packed(f) {
+		if bytes.HasPrefix(data, []byte(xzMagic)) {
+			f.Add(data)
+		}
+	}
+	stream, err := os.ReadFile("testdata/x86.xz")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(stream)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if out, err := unpackXZ(data); err != nil && out != nil {
+			t.Errorf("%d bytes and %v", len(out), err)
+		}
+	})
+}
+
 func FuzzExtractVmlinux(f *testing.F) {
 	for _, payload := range packed(f) {
 		f.Add(payload)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf/btf"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -192,7 +193,56 @@ func FuzzParseModule(f *testing.F) {
 	})
 }
 
+func FuzzReadBuildIDNote(f *testing.F) {
+	f.Add(note("GNU", 3, []byte{1, 2, 3, 4}))
+	f.Add(append(note("Linux", 0x100, []byte("6.1")), note("GNU", 3, bytes.Repeat([]byte{7}, 20))...))
+	f.Fuzz(func(t *testing.T, notes []byte) {
+		if id, ok := ParseBuildID(notes); ok && len(id) == 0 {
+			t.Error("a build id of no bytes")
+		}
+		file := testELF(elf.ET_EXEC, testSection{name: ".notes", kind: elf.SHT_NOTE, data: notes})
+		if id, _, err := ReadBuildIDNote(bytes.NewReader(file)); err == nil && len(id) == 0 {
+			t.Error("a note of no bytes")
+		}
+	})
+}
+
+// kernelTypes is BTF with the structures that ParseSizes looks for.
+func kernelTypes(tb testing.TB) []byte {
+	tb.Helper()
+	word := &btf.Int{Name: "int", Size: 4, Encoding: btf.Signed}
+	inner := &btf.Union{Size: 4, Members: []btf.Member{{Name: "a", Type: word}, {Name: "b", Type: word}}}
+	entry := &btf.Struct{Name: "alt_instr", Size: 12, Members: []btf.Member{{Name: "instr", Type: word}, {Name: "repl", Type: word, Offset: 32}}}
+	patch := &btf.Struct{Name: "klp_patch", Size: 16, Members: []btf.Member{
+		{Name: "mod", Type: &btf.Pointer{Target: word}}, {Type: inner, Offset: 64}, {Name: "replace", Type: word, Offset: 96, BitfieldSize: 1}}}
+	b, err := btf.NewBuilder([]btf.Type{entry, patch}, nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	raw, err := b.Marshal(nil, nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return raw
+}
+
+func TestParseSizes(t *testing.T) {
+	file := testELF(elf.ET_EXEC, testSection{name: ".BTF", kind: elf.SHT_PROGBITS, data: kernelTypes(t)})
+	got, err := ParseSizes(bytes.NewReader(file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Sizes{
+		AltInstr: 12,
+		KlpPatch: Layout{Size: 16, Offsets: map[string]int{"mod": 0, "a": 8, "b": 8, "replace": 12}},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
 func FuzzParseSizes(f *testing.F) {
+	f.Add(kernelTypes(f))
 	f.Add([]byte("\x9f\xeb\x01\x00\x18\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		file := testELF(elf.ET_EXEC, testSection{name: ".BTF", kind: elf.SHT_PROGBITS, data: data})
