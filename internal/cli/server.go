@@ -20,12 +20,14 @@ import (
 
 	"afloat/internal/api"
 	"afloat/internal/bundle"
+	"afloat/internal/policy"
 	"afloat/internal/server"
 	"afloat/internal/web"
 )
 
 type serverOptions struct {
 	state, socket, nats, publishers, roles string
+	rate                                   string
 	listen, advertise                      []string
 	verbose                                bool
 }
@@ -52,6 +54,7 @@ first start. It runs as a normal user and may be killed at any time.`,
 	f.StringVar(&o.socket, "socket", "", "socket for the command line (default STATE/afloat.sock)")
 	f.StringVar(&o.publishers, "publishers", "", "folder of publishers' .pub files: only their bundles enter the catalog")
 	f.StringVar(&o.roles, "roles", "", "file of lines \"USER ROLE\": viewer, operator or admin")
+	f.StringVar(&o.rate, "rate", "", "most hosts that may start in a time, all rollouts together, such as \"500 per 1m\" (default: no bound)")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log more")
 	return cmd
 }
@@ -129,8 +132,12 @@ func runServer(ctx context.Context, out io.Writer, o serverOptions) error {
 	if err != nil {
 		return err
 	}
+	rate, err := readRate(o.rate)
+	if err != nil {
+		return err
+	}
 	s, err := server.Open(ctx, server.Config{Dir: o.state, NATSListen: o.nats, Advertise: o.advertise,
-		Publishers: publishers, Version: Version, Log: log})
+		Publishers: publishers, Rate: rate, Version: Version, Log: log})
 	if err != nil {
 		return explainOpen(err, o.state)
 	}
@@ -154,6 +161,18 @@ func runServer(ctx context.Context, out io.Writer, o serverOptions) error {
 			})
 	})
 	return explainListen(group.Wait())
+}
+
+// readRate reads the change rate of the fleet.
+func readRate(s string) (policy.Rate, error) {
+	if s == "" {
+		return policy.Rate{}, nil
+	}
+	rate, err := policy.ParseRate(s)
+	if err != nil {
+		return rate, withHint(fmt.Errorf("cannot keep to --rate: %w", err), `give for example --rate "500 per 1m"`)
+	}
+	return rate, nil
 }
 
 // explainOpen says what to do about a state directory that cannot be used.

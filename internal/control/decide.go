@@ -157,9 +157,9 @@ func (t *turn) holds(r *rollout.Rollout, verdict gate.Verdict) (gate.Rule, strin
 	silent, stuck := t.attention(r)
 	switch {
 	case len(silent) > lost && !waved(ruleSilent):
-		return ruleSilent, fmt.Sprintf("%s not heard for %s: %s", count(len(silent)), span(r.Policy.Timeouts.Silent), t.some(silent))
+		return ruleSilent, fmt.Sprintf("%s not heard for %s: %s", count(len(silent)), policy.Span(r.Policy.Timeouts.Silent), t.some(silent))
 	case len(stuck) > lost && !waved(ruleStuck) && (r.Hold == "" || strings.HasPrefix(r.Hold, string(ruleStuck)+": ")): // after another hold they first get a permit
-		return ruleStuck, fmt.Sprintf("%s under way for over %s: %s", count(len(stuck)), span(r.Policy.Timeouts.Stuck), t.some(stuck))
+		return ruleStuck, fmt.Sprintf("%s under way for over %s: %s", count(len(stuck)), policy.Span(r.Policy.Timeouts.Stuck), t.some(stuck))
 	case verdict.Level == gate.LevelInconclusive && r.Policy.Gate.OnInconclusive == policy.InconclusiveHold && t.soaked(r) && !waved(ruleInconclusive):
 		return ruleInconclusive, verdict.Why()
 	}
@@ -334,15 +334,3 @@ func (t *turn) facts(r *rollout.Rollout) gate.Facts {
 
 // some names a few of the hosts.
 func (t *turn) some(ids []fleet.HostID) string { return gate.Some(ids, t.v.name) }
-
-// span prints a duration without its zero parts.
-func span(d time.Duration) string {
-	s := strings.TrimSuffix(d.String(), "m0s")
-	if s != d.String() {
-		s += "m"
-	}
-	if h, ok := strings.CutSuffix(s, "h0m"); ok {
-		return h + "h"
-	}
-	return s
-}

@@ -8,6 +8,7 @@ import (
 	"afloat/internal/fleet"
 	"afloat/internal/kernel"
 	"afloat/internal/plan"
+	"afloat/internal/policy"
 	"afloat/internal/rollout"
 )
 
@@ -35,11 +36,13 @@ type memo struct {
 	batches map[string]*batch
 	// moved grows when something about a host changed.
 	moved uint64
+	pace  *plan.Pace
 }
 
 // setup is what makes all planners stale when it changes.
 type setup struct {
 	catalog, roster, bad, rollouts int
+	rate                           policy.Rate
 }
 
 type memoHost struct {
@@ -47,6 +50,8 @@ type memoHost struct {
 	host   *Host // nil while nothing was decided for it
 	unread bool
 	fresh  bool // in fresh of its rollout
+	// started is its last admission that the planners know of.
+	started time.Time
 }
 
 // watch is what needs attention in one rollout, as of the last scan.
@@ -60,16 +65,17 @@ const bigFleet = 20_000
 
 // follow brings the memo up to date with state and view.
 func (v *View) follow(s *State, now time.Time) *memo {
-	set := setup{v.changes, v.roster, len(s.bad), len(s.order)}
+	set := setup{v.changes, v.roster, len(s.bad), len(s.order), v.rate}
 	m := v.memo
 	if m == nil || m.state != s || m.seq > s.seq || m.given > s.seq || m.setup != set {
-		m = v.remember(s, set)
+		m = v.remember(s, set, now)
 	}
 	for _, id := range s.touched {
 		if i, ok := m.index[id]; ok {
 			m.hosts[i].host = s.hosts[id]
 			m.touch(i)
 			m.freshen(i)
+			m.start(i)
 			m.refit(i, now)
 		}
 	}
@@ -89,19 +95,40 @@ func (v *View) follow(s *State, now time.Time) *memo {
 	return m
 }
 
-func (v *View) remember(s *State, set setup) *memo {
+func (v *View) remember(s *State, set setup, now time.Time) *memo {
 	ids := v.Hosts()
-	m := &memo{state: s, view: v, setup: set, index: make(map[fleet.HostID]int32, len(ids)), planners: map[string]*planner{}, fresh: map[string][]int32{}, batches: map[string]*batch{}}
+	m := &memo{state: s, view: v, setup: set, index: make(map[fleet.HostID]int32, len(ids)), planners: map[string]*planner{}, fresh: map[string][]int32{}, batches: map[string]*batch{}, pace: plan.NewPace(set.rate)}
 	m.hosts = make([]memoHost, len(ids))
 	for i, id := range ids {
 		m.index[id] = int32(i)
 		m.hosts[i] = memoHost{seen: v.hosts[id], host: s.hosts[id], unread: true}
 		m.unread = append(m.unread, int32(i))
 		m.freshen(int32(i))
+		for _, a := range s.hosts[id].admissions() {
+			m.hosts[i].started = a.At
+			if now.Sub(a.At) < set.rate.Per {
+				m.pace.Started(a.At)
+			}
+		}
 	}
 	s.touched, v.dirty = nil, nil
 	v.memo = m
 	return m
+}
+
+// start tells the planners of other rollouts that host i was admitted: its own
+// has done that. Budgets over time count disruptions, whoever causes them.
+func (m *memo) start(i int32) {
+	x := &m.hosts[i]
+	if x.host == nil || !x.host.Started.After(x.started) {
+		return
+	}
+	x.started = x.host.Started
+	for id, p := range m.planners {
+		if id != x.host.Rollout {
+			p.Disrupted(x.started, i)
+		}
+	}
 }
 
 func (m *memo) touch(i int32) {
@@ -134,6 +161,7 @@ func (m *memo) planner(r *rollout.Rollout, now time.Time) *planner {
 		return p
 	}
 	p := &planner{Planner: plan.New(r.Policy), rollout: r, blocks: map[int32]*Blocker{}, choices: map[kernel.ID]choice{}}
+	p.Keep(m.pace)
 	p.Grow(len(m.hosts))
 	p.out, p.digests = make([]bool, len(m.hosts)), make([]bundle.Digest, len(m.hosts))
 	for i := range m.hosts {
@@ -151,11 +179,15 @@ func (m *memo) planner(r *rollout.Rollout, now time.Time) *planner {
 // recall tells the planner of the starts that bounds over time still count.
 func (m *memo) recall(p *planner, i int32) {
 	h := m.hosts[i].host
-	if h == nil || h.Rollout != p.rollout.ID {
+	if h == nil {
 		return
 	}
-	if !h.Started.IsZero() {
-		p.Started(h.Started, i)
+	for _, a := range h.admissions() {
+		if a.Rollout == p.rollout.ID {
+			p.Started(a.At, i)
+		} else {
+			p.Disrupted(a.At, i)
+		}
 	}
 	if !h.Applied.IsZero() {
 		p.Returned(h.Applied, i)

@@ -40,6 +40,9 @@ type Host struct {
 	Since   time.Time         `json:"since,omitzero"`   // of the phase
 	Started time.Time         `json:"started,omitzero"` // when it was admitted last
 	Applied time.Time         `json:"applied,omitzero"`
+	// Earlier are its admissions before the last, oldest first: budgets over
+	// weeks count each of them.
+	Earlier []Admission `json:"earlier,omitempty"`
 	// Excused: it went down with its whole failure domain, so a failure that
 	// came of it is not held against it and it gets another try.
 	Excused bool `json:"excused,omitempty"`
@@ -47,8 +50,20 @@ type Host struct {
 	Crashes []string `json:"crashes,omitempty"`
 }
 
+// Admission is one time that a rollout took the host.
+type Admission struct {
+	Rollout string    `json:"rollout"`
+	At      time.Time `json:"at"`
+}
+
 // maxCrashIDs is more than a report can hold, so that none is counted twice.
 const maxCrashIDs = 64
+
+// maxEarlier and oldest bound what is kept of a host's earlier admissions.
+const (
+	maxEarlier = 8
+	oldest     = 31 * 24 * time.Hour
+)
 
 // Bad is a bundle that was reverted, and is refused from then on.
 type Bad struct {
@@ -267,7 +282,7 @@ func (s *State) cohort(r *rollout.Rollout, h *Host) cohort {
 // move is what a move makes of one of its hosts.
 func (h *Host) move(r *rollout.Rollout, m Move, at time.Time) {
 	if m.To == rollout.Admitted {
-		h.Prev, h.Started, h.Applied, h.Excused = h.Live, at, time.Time{}, false
+		h.begin(at)
 	}
 	if m.Orders() {
 		h.Generation++
@@ -277,6 +292,26 @@ func (h *Host) move(r *rollout.Rollout, m Move, at time.Time) {
 		h.Applied = at
 	}
 	h.Rollout, h.Wave, h.Phase, h.Reason, h.Since = r.ID, m.Wave, m.To, m.Reason, at
+}
+
+// begin is an admission.
+func (h *Host) begin(at time.Time) {
+	h.Earlier = h.admissions()
+	for len(h.Earlier) > 0 && (len(h.Earlier) > maxEarlier || at.Sub(h.Earlier[0].At) > oldest) {
+		h.Earlier = h.Earlier[1:]
+	}
+	if len(h.Earlier) == 0 {
+		h.Earlier = nil
+	}
+	h.Prev, h.Started, h.Applied, h.Excused = h.Live, at, time.Time{}, false
+}
+
+// admissions are all that are known of the host, oldest first.
+func (h *Host) admissions() []Admission {
+	if h == nil || h.Started.IsZero() {
+		return nil
+	}
+	return append(slices.Clip(h.Earlier), Admission{h.Rollout, h.Started})
 }
 
 func (s *State) applyChange(c Change, at time.Time) error {

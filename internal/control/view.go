@@ -8,6 +8,7 @@ import (
 
 	"afloat/internal/bundle"
 	"afloat/internal/fleet"
+	"afloat/internal/policy"
 	"afloat/internal/wire"
 )
 
@@ -22,6 +23,7 @@ type View struct {
 	lost    bool           // a host was lost since the last turn
 	dirty   []fleet.HostID // hosts of which something changed since the last turn
 	memo    *memo
+	rate    policy.Rate // of the fleet
 }
 
 // Seen is one host as it is known.
@@ -131,6 +133,13 @@ func (v *View) Lost(id fleet.HostID, since time.Time) {
 		v.dirty = append(v.dirty, id)
 	}
 }
+
+// Limit sets how many hosts may start in a time over all rollouts together, the
+// change rate of the fleet: a setting of the server, as no rollout's policy can
+// speak for the others, and not part of the State, as an operator may change it
+// at any time without rewriting the past. The starts that it counts are in the
+// State. The zero Rate bounds nothing.
+func (v *View) Limit(r policy.Rate) { v.rate = r }
 
 // Bundle notes an entry of the catalog.
 func (v *View) Bundle(d bundle.Digest, m bundle.Manifest, withdrawn bool) {

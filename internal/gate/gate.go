@@ -140,7 +140,7 @@ func hardCap(g policy.Gate, f Facts) *Finding {
 		return nil
 	}
 	text := fmt.Sprintf("%s within %s of apply on %s exposed (%s), expected %s: %s per 1,000 hosts, the cap is %s",
-		crashes(n), span(c.Cap.Within), hosts(f.Exposed), Some(f.Crashed, f.Name), short(expected), short(excess*1000), short(c.Cap.Excess*1000))
+		crashes(n), policy.Span(c.Cap.Within), hosts(f.Exposed), Some(f.Crashed, f.Name), short(expected), short(excess*1000), short(c.Cap.Excess*1000))
 	if chance := poissonTail(n, expected); chance > capChance(c.FalseRevert, n) {
 		return &Finding{RuleCap, LevelHold, fmt.Sprintf("%s; so many come by chance in %s %% of harmless rollouts", text, short(chance*100))}
 	}
@@ -208,18 +208,6 @@ func Some(ids []fleet.HostID, name func(fleet.HostID) string) string {
 		text += fmt.Sprintf(" and %d more", more)
 	}
 	return text
-}
-
-// span prints a duration without zero parts: 24h, 30m.
-func span(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = s[:len(s)-2]
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = s[:len(s)-2]
-	}
-	return s
 }
 
 // LookAt is the Look of one class of hosts between two moments of its exposure.

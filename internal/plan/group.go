@@ -223,9 +223,9 @@ func (p *Planner) words(gr *group, spec *policy.Budget, k kind) string {
 	case gateDomain:
 		return fmt.Sprintf("hosts of %d %ss are out, at most %d may be", p.domains[gr.budget].active, spec.GroupBy, spec.Domains)
 	case gateStarts:
-		return fmt.Sprintf("%d hosts started in the last %s, at most %d may", gr.starts.n, spec.Starts.Per, spec.Starts.N)
+		return fmt.Sprintf("%d hosts started in the last %s, at most %d may", gr.starts.n, policy.Span(spec.Starts.Per), spec.Starts.N)
 	case gateSlow:
-		return fmt.Sprintf("%d disruptions in the last %s, at most %d may be", gr.slow.n, spec.Disruptions.Per, spec.Disruptions.N)
+		return fmt.Sprintf("%d disruptions in the last %s, at most %d may be", gr.slow.n, policy.Span(spec.Disruptions.Per), spec.Disruptions.N)
 	case gateOrder:
 		return fmt.Sprintf("%d of the group go first", gr.first)
 	}

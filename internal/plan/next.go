@@ -3,6 +3,8 @@ package plan
 import (
 	"fmt"
 	"time"
+
+	"afloat/internal/policy"
 )
 
 // Next admits hosts of wave w at now, at most limit, and returns them in the
@@ -58,11 +60,14 @@ const resting = -2
 
 // global says what keeps every host from starting.
 func (p *Planner) global() *Block {
+	if b := p.pace.blocked(p.now); b != nil {
+		return b
+	}
 	pol := p.policy
 	if !pol.Rate.Zero() {
 		if n, until := p.starts.expire(p.now, pol.Rate.Per); n >= pol.Rate.N {
 			return &Block{Budget: "rate", Until: time.Unix(0, until).UTC(),
-				Text: fmt.Sprintf("%d hosts started in the last %s, at most %d may", n, pol.Rate.Per, pol.Rate.N)}
+				Text: fmt.Sprintf("%d hosts started in the last %s, at most %d may", n, policy.Span(pol.Rate.Per), pol.Rate.N)}
 		}
 	}
 	if limit := pol.Down.Of(p.chosen); !pol.Down.Zero() && p.out >= limit {
@@ -89,6 +94,9 @@ func (p *Planner) take(i int32) {
 	p.Update(i, Taken, true)
 	p.hosts[i].at = none
 	p.Started(p.now, i)
+	if p.pace != nil {
+		p.pace.Started(p.now)
+	}
 }
 
 // park puts a host behind a gate.
@@ -117,6 +125,12 @@ func (p *Planner) Started(at time.Time, i int32) {
 	if !p.policy.Rate.Zero() {
 		p.starts.add(at, 1)
 	}
+	p.Disrupted(at, i)
+}
+
+// Disrupted notes that another rollout let the host start: that counts for the
+// host and its budgets, not for this rollout's own rate.
+func (p *Planner) Disrupted(at time.Time, i int32) {
 	x := &p.hosts[i]
 	if p.policy.MinInterval > 0 {
 		x.next = max(x.next, at.Add(p.policy.MinInterval).UnixNano())
@@ -314,7 +328,7 @@ func (p *Planner) Blocked(i int32, now time.Time) *Block {
 	case k == none:
 		return nil
 	case g == resting:
-		return &Block{Budget: "minInterval", Text: fmt.Sprintf("it was disrupted less than %s ago", p.policy.MinInterval), Until: time.Unix(0, until).UTC()}
+		return &Block{Budget: "minInterval", Text: fmt.Sprintf("it was disrupted less than %s ago", policy.Span(p.policy.MinInterval)), Until: time.Unix(0, until).UTC()}
 	}
 	return p.block(g, k, until)
 }

@@ -78,6 +78,7 @@ type Planner struct {
 	out     int
 	chosen  int
 	starts  window
+	pace    *Pace // of the fleet, nil for none
 	now     time.Time
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"afloat/internal/fleet"
@@ -218,7 +219,32 @@ type Rate struct {
 // Zero says that no rate was given.
 func (r Rate) Zero() bool { return r.N == 0 }
 
-func (r Rate) String() string { return fmt.Sprintf("%d per %s", r.N, r.Per) }
+func (r Rate) String() string { return fmt.Sprintf("%d per %s", r.N, Span(r.Per)) }
+
+// Span prints a duration as people write it: 30m, 24h, 7d.
+func Span(d time.Duration) string {
+	const day = 24 * time.Hour
+	if d >= 2*day && d%day == 0 {
+		return fmt.Sprintf("%dd", d/day)
+	}
+	s := d.String()
+	for _, zero := range []string{"m0s", "h0m"} {
+		if rest, ok := strings.CutSuffix(s, zero); ok {
+			s = rest + zero[:1]
+		}
+	}
+	return s
+}
+
+// ParseRate reads a rate such as "60 per 30m"; it is one line, so that its
+// error has no place.
+func ParseRate(s string) (Rate, error) {
+	r, err := text{s: s}.rate()
+	if err != nil {
+		return r, fmt.Errorf("read rate: %w", err)
+	}
+	return r, nil
+}
 
 // Of0 is Of without the rounding up to one host: what may be lost.
 func (a Amount) Of0(total int) int {

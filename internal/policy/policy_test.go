@@ -181,3 +181,24 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestSpan(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		30 * time.Minute: "30m", 24 * time.Hour: "24h", 7 * 24 * time.Hour: "7d", 90 * time.Second: "1m30s", 90 * time.Minute: "1h30m", time.Second: "1s", 10 * time.Second: "10s", 0: "0s",
+	} {
+		if got := Span(d); got != want {
+			t.Errorf("Span(%d) = %q, want %q", d, got, want)
+		}
+	}
+}
+
+func TestParseRate(t *testing.T) {
+	if r, err := ParseRate("500 per minute"); err != nil || r != (Rate{N: 500, Per: time.Minute}) || r.String() != "500 per 1m" {
+		t.Errorf("got %v, %v", r, err)
+	}
+	for _, bad := range []string{"", "500", "0 per 1m", "-1 per 1m", "5 per 0s", "5 per x"} {
+		if r, err := ParseRate(bad); err == nil {
+			t.Errorf("ParseRate(%q) = %v", bad, r)
+		}
+	}
+}

@@ -75,6 +75,7 @@ func newOwner(ctx context.Context, s *Server) (*owner, error) {
 		view: control.NewView(), permits: permits{issued: map[string]issued{}}, looked: time.Now(), every: snapshotEvery,
 		unsaved: map[fleet.HostID]bool{},
 	}
+	o.view.Limit(s.cfg.Rate)
 	for _, load := range []func(context.Context) error{o.loadHosts, o.loadCatalog, o.loadState} {
 		if err := load(ctx); err != nil {
 			return nil, err

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"afloat/internal/enrol"
+	"afloat/internal/policy"
 	"afloat/internal/store"
 )
 
@@ -35,8 +36,11 @@ type Config struct {
 	// Publishers, if any, are the only keys whose bundles enter the catalog.
 	// Hosts check for themselves against the keys pinned on them.
 	Publishers []ed25519.PublicKey
-	Version    string
-	Log        *slog.Logger
+	// Rate is how many hosts may start in a time over all rollouts together;
+	// zero means no bound.
+	Rate    policy.Rate
+	Version string
+	Log     *slog.Logger
 }
 
 // Server is one afloat server. Open makes it, Run runs it, Close ends it.
