@@ -230,6 +230,39 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestRefusesWhatItCannotDo: this agent loads live patches and nothing else; it
+// says so, and does not pass over what it is ordered beside them.
+func TestRefusesWhatItCannotDo(t *testing.T) {
+	h := joined(t, startServer(t), newPublisher(t))
+	h.start()
+	one := h.server.publish(h.bundle(agenttest.Module{Name: "one"}))
+	h.allow("r1")
+	for n, tc := range []struct {
+		order  wire.Desired
+		reason string
+	}{
+		{wire.Desired{Action: wire.ActionReboot, Nonce: "n1", Kernel: "6.1.0-56-amd64"}, "cannot reboot this host into 6.1.0-56-amd64: this agent is not able to"},
+		{wire.Desired{Action: wire.ActionReplace, Nonce: "n2", Replace: "image-2"}, "cannot replace this host by image-2"},
+		{wire.Desired{Action: wire.ActionModule, Nonce: "n3", Module: "child"}, "cannot exchange module child"},
+		{wire.Desired{Action: wire.ActionRestart, Nonce: "n4", Restart: "web.service"}, "cannot restart web.service"},
+		{wire.Desired{Out: true}, "cannot leave rotation"},
+	} {
+		d := h.desired(uint64(n+1), one)
+		d.Action, d.Nonce, d.Out = tc.order.Action, tc.order.Nonce, tc.order.Out
+		d.Kernel, d.Replace, d.Module, d.Restart = tc.order.Kernel, tc.order.Replace, tc.order.Module, tc.order.Restart
+		h.server.order(d)
+		r := h.wait(wire.PhaseRefused, d.Generation, tc.reason)
+		if len(r.Abilities) > 0 || r.Nonce != "" || r.Out || h.loads() != 0 {
+			t.Errorf("%s: abilities %v, nonce %q, out %v, %d loads", tc.reason, r.Abilities, r.Nonce, r.Out, h.loads())
+		}
+		if len(r.Refusals) == 0 || !strings.Contains(r.Refusals[len(r.Refusals)-1].Reason, tc.reason) {
+			t.Errorf("%s: not among the refusals: %+v", tc.reason, r.Refusals)
+		}
+	}
+	h.server.order(h.desired(9, one))
+	h.wait(wire.PhaseApplied, 9, "")
+}
+
 func TestReplayedAndForgedOrdersAreRefused(t *testing.T) {
 	h := joined(t, startServer(t), newPublisher(t))
 	h.start()

@@ -38,6 +38,22 @@ const (
 	Disable Kind = "disable"
 	// Unload removes Module, a live patch that is disabled, from the kernel.
 	Unload Kind = "unload"
+	// Leave journals Record, if there is one, and takes the host out of
+	// rotation. It is asked for again until Observed.Out says that it is out.
+	Leave Kind = "leave"
+	// Perform journals Record, if there is one, and carries out the ordered
+	// action Does. A reboot boots Object once and leaves the default as it is,
+	// so that a crash comes back with the earlier kernel; it and a replacement
+	// end the boot. Of the others the agent journals the outcome as Acted says,
+	// before it asks for anything else.
+	Perform Kind = "perform"
+	// Probe runs the host's probes, for Observed.Probes.
+	Probe Kind = "probe"
+	// Commit makes the running kernel the one that boots by default.
+	Commit Kind = "commit"
+	// Enter journals Record, if there is one, and puts the host back in
+	// rotation. It is asked for again until Observed.Out says that it is in.
+	Enter Kind = "enter"
 )
 
 // Action is the one next thing to do.
@@ -47,6 +63,10 @@ type Action struct {
 	Reason string
 	Digest bundle.Digest
 	Module string
+	// Does, Object and Nonce are what a Perform carries out.
+	Does   wire.Action
+	Object string
+	Nonce  string
 	// Record is to be durable before the action begins.
 	Record *Record
 	// Refusal is set when something asked for was turned down for good.
@@ -58,19 +78,24 @@ type Action struct {
 // Acts says whether the action changes the host beyond its journal.
 func (a Action) Acts() bool {
 	switch a.Kind {
-	case Fetch, Load, Disable, Unload:
+	case Fetch, Load, Disable, Unload, Leave, Perform, Commit, Enter:
 		return true
 	}
 	return false
 }
 
 // Undo is the action that takes a back, or false if nothing does: a Load is
-// undone by a Disable (and then an Unload, once the transition is over).
+// undone by a Disable (and then an Unload, once the transition is over), a
+// Leave by an Enter. What was performed stays performed: the way back is
+// another order.
 func (a Action) Undo() (Action, bool) {
-	if a.Kind != Load {
-		return Action{}, false
+	switch a.Kind {
+	case Load:
+		return Action{Kind: Disable, Module: a.Module, Digest: a.Digest, Phase: wire.PhaseReverting}, true
+	case Leave:
+		return Action{Kind: Enter, Phase: wire.PhaseVerifying}, true
 	}
-	return Action{Kind: Disable, Module: a.Module, Digest: a.Digest, Phase: wire.PhaseReverting}, true
+	return Action{}, false
 }
 
 // Patch is one live patch as the kernel shows it.
@@ -128,12 +153,41 @@ type Observed struct {
 	Bundles map[bundle.Digest]Bundle
 	Permit  *Permit
 	Limits  Limits
+	// Abilities are the ordered actions this agent can carry out.
+	Abilities []wire.Action
+	// Out: no work reaches the host, and what it had has ended.
+	Out bool
+	// Default is the release that a boot takes which nobody ordered, "" if not known.
+	Default string
+	// Image the machine was made from, "" if not known.
+	Image string
+	// Made is the order that had this machine made, zero for none.
+	Made Made
+	// Hot are modules that can be exchanged under load, because a parent keeps
+	// up their work meanwhile.
+	Hot    []string
+	Probes Probes
 }
 
-// Limits are the times the host is configured with. None may be zero.
+// Made is what a provisioner hands to a machine that it makes on order, whose
+// journal is empty: so that the order is not carried out again, and no older
+// one is taken.
+type Made struct {
+	Nonce      string
+	Generation uint64
+}
+
+// Probes are the outcome of the host's own probes since it was last disrupted.
+type Probes struct {
+	Known  bool   // they have ended
+	Failed string // and what did not pass, "" if all did
+}
+
+// Limits are the times the host is configured with. Only Warm may be zero.
 type Limits struct {
 	Stall  time.Duration // how long a transition may take before it is reversed
 	Proven time.Duration // how long an applied live patch must be up
+	Warm   time.Duration // how long after a disruption, back in rotation, until at full strength
 }
 
 // DefaultLimits are the times of design and documentation.

@@ -43,6 +43,12 @@ const (
 	RecordRemoved  RecordKind = "removed"  // the kernel no longer has it
 	RecordReached  RecordKind = "reached"  // the order is carried out; Phase says how
 	RecordCrash    RecordKind = "crash"    // crash evidence of this boot
+	RecordLeaving  RecordKind = "leaving"  // about to leave rotation
+	RecordEntering RecordKind = "entering" // about to go back into rotation
+	RecordEntered  RecordKind = "entered"  // back in rotation
+	RecordBegun    RecordKind = "begun"    // an ordered action is about to be carried out: the one time for its nonce
+	RecordActed    RecordKind = "acted"    // what came of one that does not end the boot; Reason if it failed
+	RecordUnmet    RecordKind = "unmet"    // carried out, and the host is not what was ordered
 )
 
 // Record is one line of the host's journal. Which fields count depends on Kind.
@@ -64,6 +70,11 @@ type Record struct {
 	Permit  *Permit       `json:"permit,omitempty"`
 	Desired *wire.Desired `json:"desired,omitempty"`
 	Crash   *wire.Crash   `json:"crash,omitempty"`
+	// Nonce, Action and Object are those of an ordered action; boot: of the
+	// order that made this machine; reached: of the order that is met.
+	Nonce  string      `json:"nonce,omitempty"`
+	Action wire.Action `json:"action,omitempty"`
+	Object string      `json:"object,omitempty"`
 }
 
 // Own is a live patch that afloat loaded in the current boot and that the
@@ -149,6 +160,8 @@ type Journal struct {
 	Ran     []Past     `json:"ran,omitempty"`
 	Permit  *Permit    `json:"permit,omitempty"` // the highest that a load has used
 	Crashes []Evidence `json:"crashes,omitempty"`
+	Rotation
+	Deeds
 }
 
 // Limits of what a journal remembers.
@@ -199,6 +212,12 @@ var folds = map[RecordKind]func(Journal, Record) (Journal, error){
 	RecordRemoved:  foldRemoved,
 	RecordReached:  foldReached,
 	RecordCrash:    func(j Journal, r Record) (Journal, error) { return j.withCrash(r), nil },
+	RecordLeaving:  func(j Journal, _ Record) (Journal, error) { j.Turning = TurningOut; return j, nil },
+	RecordEntering: foldEntering,
+	RecordEntered:  foldEntered,
+	RecordBegun:    foldBegun,
+	RecordActed:    foldActed,
+	RecordUnmet:    foldUnmet,
 }
 
 // foldBoot ends the boot before: what was loaded then is gone, and if it had
@@ -210,6 +229,7 @@ func foldBoot(j Journal, r Record) (Journal, error) {
 	if !r.Clean {
 		j = j.withCrash(r).blame(r)
 	}
+	j = j.deedOver(r)
 	j.Boot, j.Ended = r.Boot, false
 	j.Own, j.Open = nil, nil
 	return j, nil
@@ -405,6 +425,9 @@ func foldReached(j Journal, r Record) (Journal, error) {
 	case wire.PhaseApplied:
 	default:
 		return j, fmt.Errorf("phase %q does not end an order", r.Phase)
+	}
+	if r.Nonce != "" {
+		j.Met = r.Nonce
 	}
 	j.Ending = &Ending{Order: r.Order, Phase: r.Phase, Digest: r.Digest, MS: r.MS}
 	return j, nil

@@ -134,16 +134,22 @@ func (t *turn) permitted() *Action {
 	if !t.needsPermit() {
 		return nil
 	}
+	return t.holdsPermit(wire.PhaseWaiting)
+}
+
+// holdsPermit waits, in the given phase, unless a valid permit for the order's
+// rollout is held.
+func (t *turn) holdsPermit(phase wire.Phase) *Action {
 	p, rollout := t.o.Permit, t.j.Desired.Rollout
 	switch used := t.j.Permit; {
 	case p == nil || p.Rollout != rollout:
-		return t.wait(wire.PhaseWaiting, 0, "no permit for rollout %s", rollout)
+		return t.wait(phase, 0, "no permit for rollout %s", rollout)
 	case p.Epoch < t.j.Epoch:
-		return t.wait(wire.PhaseWaiting, 0, "the permit for rollout %s is of epoch %d, a leader that was replaced", rollout, p.Epoch)
+		return t.wait(phase, 0, "the permit for rollout %s is of epoch %d, a leader that was replaced", rollout, p.Epoch)
 	case used != nil && used.Rollout == rollout && used.Epoch == p.Epoch && p.Seq < used.Seq:
-		return t.wait(wire.PhaseWaiting, 0, "the permit for rollout %s is older than one used before", rollout)
+		return t.wait(phase, 0, "the permit for rollout %s is older than one used before", rollout)
 	case t.now >= p.Until:
-		return t.wait(wire.PhaseWaiting, 0, "the permit for rollout %s has lapsed", rollout)
+		return t.wait(phase, 0, "the permit for rollout %s has lapsed", rollout)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package converge
 import (
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -14,6 +15,8 @@ import (
 
 	"pgregory.net/rapid"
 )
+
+var trace = os.Getenv("TRACE") != ""
 
 // errKilled is the agent dying at a point between two effects.
 var errKilled = errors.New("killed")
@@ -33,8 +36,10 @@ type model struct {
 	permit  *Permit
 	stopped bool
 	offered *wire.Desired
+	sent    []wire.Desired // by the server, ever
 	loads   map[string]int // successful loads by the kernel, per boot and order
 	life    int            // effects until the agent is killed, -1 for never
+	machine
 }
 
 type modelPatch struct {
@@ -55,7 +60,7 @@ var modelKernel = kernel.ID{Release: "6.1.0-55-amd64", Version: "#1", BuildID: "
 func digestOf(n int) bundle.Digest { return bundle.Digest(fmt.Sprintf("sha256:%064x", n)) }
 
 func newModel(t *rapid.T) *model {
-	m := &model{t: t, boots: 1, life: -1, bundles: map[bundle.Digest]modelBundle{}, have: map[bundle.Digest]bool{}, loads: map[string]int{}}
+	m := &model{t: t, boots: 1, life: -1, bundles: map[bundle.Digest]modelBundle{}, have: map[bundle.Digest]bool{}, loads: map[string]int{}, machine: newMachine()}
 	for n := 1; n <= 4; n++ {
 		m.bundles[digestOf(n)] = modelBundle{
 			manifest: bundle.Manifest{Kind: bundle.KindLive, Name: fmt.Sprint("p", n), Module: fmt.Sprint("m", (n+1)/2, "_", n%3), Kernel: modelKernel, Replace: true},
@@ -89,8 +94,9 @@ func (m *model) settle() {
 
 func (m *model) observe() Observed {
 	m.settle()
-	o := Observed{Boot: m.boot(), Kernel: modelKernel, Modules: slices.Clone(m.modules), Stopped: m.stopped, Ceiling: fleet.ModeAct,
-		Bundles: map[bundle.Digest]Bundle{}, Permit: m.permit, Limits: Limits{Stall: 20 * time.Second, Proven: time.Minute}}
+	o := Observed{Boot: m.boot(), Modules: slices.Clone(m.modules), Stopped: m.stopped, Ceiling: fleet.ModeAct,
+		Bundles: map[bundle.Digest]Bundle{}, Permit: m.permit, Limits: Limits{Stall: 20 * time.Second, Proven: time.Minute, Warm: 5 * time.Minute}}
+	m.observeMachine(&o)
 	for _, p := range m.patches {
 		o.Patches = append(o.Patches, p.Patch)
 	}
@@ -128,6 +134,9 @@ func (m *model) write(r Record) error {
 func (m *model) step() (Action, bool, error) {
 	o := m.observe()
 	a := Next(m.offered, m.state, o, m.clock)
+	if trace {
+		fmt.Println("TRACE", m.boot(), m.kernel, m.clock, m.out, m.permit != nil, m.offered != nil, a.Kind, a.Phase, a.Reason)
+	}
 	if a.Kind == Refuse {
 		m.offered = nil
 		return a, true, nil
@@ -152,6 +161,8 @@ func (m *model) step() (Action, bool, error) {
 		if !slices.ContainsFunc(m.patches, func(p modelPatch) bool { return p.Name == a.Module }) {
 			m.modules = slices.DeleteFunc(m.modules, func(x string) bool { return x == a.Module })
 		}
+	case Leave, Perform, Probe, Commit, Enter:
+		err = m.doOrdered(a)
 	case Watch:
 		m.clock += min(a.After, time.Second)
 	case Wait:
@@ -194,11 +205,12 @@ func (m *model) run() Action {
 			m.restart()
 			return a
 		}
-		if !more && (a.After == 0 || a.After > time.Second) {
+		if !more && a.Phase != wire.PhaseWarming && (a.After == 0 || a.After > time.Second) {
 			return a
 		}
 		if !more {
 			m.clock += a.After
+			m.allow()
 		}
 	}
 	m.t.Fatalf("no end; journal %+v, patches %+v, modules %v", m.journal, m.patches, m.modules)
@@ -220,14 +232,17 @@ func (m *model) restart() {
 	m.state = j
 }
 
-func (m *model) reboot() {
-	m.boots++
-	m.clock, m.patches, m.modules = time.Second, nil, nil
-	m.restart()
-}
+// reboot is a boot that nobody ordered: it takes the default kernel.
+func (m *model) reboot() { m.bootInto(m.standard) }
 
 func (m *model) order(generation uint64, live bundle.Digest) {
-	m.offered = &wire.Desired{Version: 1, Host: "h", Epoch: 1, Generation: generation, Rollout: "r", Live: live, Mode: fleet.ModeAct}
+	m.offer(wire.Desired{Version: 1, Host: "h", Epoch: 1, Generation: generation, Rollout: "r", Live: live, Mode: fleet.ModeAct})
+}
+
+// offer is the server saying something new.
+func (m *model) offer(d wire.Desired) {
+	m.offered = &d
+	m.sent = append(m.sent, d)
 }
 
 func (m *model) allow() {
@@ -235,18 +250,29 @@ func (m *model) allow() {
 }
 
 // TestKilledAnywhereItConvergesAndLoadsOnce kills the agent or the host
-// between any two effects, then lets it be, and asks for two things: the
-// kernel never took two loads for one boot and order, and in the end the host
-// runs what it was told, or has said why not.
+// between any two effects, then lets it be, and asks for these things: the
+// kernel never took two loads for one boot and order, no nonce was acted on
+// twice, no host was disrupted in rotation, and in the end the host is what it
+// was told, or has said why not.
 func TestKilledAnywhereItConvergesAndLoadsOnce(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		m := newModel(t)
 		generation := uint64(0)
 		for range rapid.IntRange(1, 12).Draw(t, "turns") {
-			switch rapid.SampledFrom([]string{"order", "order", "kill", "kill", "reboot", "clean reboot", "replay", "time", "local", "stop"}).Draw(t, "event") {
+			switch rapid.SampledFrom([]string{"order", "order", "action", "action", "action", "kill", "kill", "reboot", "clean reboot", "again", "replay", "time", "local", "stop"}).Draw(t, "event") {
 			case "order":
 				generation++
 				m.order(generation, rapid.SampledFrom([]bundle.Digest{"", digestOf(1), digestOf(2), digestOf(3), digestOf(4)}).Draw(t, "live"))
+			case "action":
+				generation++
+				m.action(generation)
+			case "again": // the same nonce under a new generation
+				generation++
+				if m.offered = nil; m.state.Desired.Nonce != "" {
+					d := m.state.Desired
+					d.Generation = generation
+					m.offer(d)
+				}
 			case "kill":
 				m.life = rapid.IntRange(0, 12).Draw(t, "life")
 			case "reboot":
@@ -258,7 +284,10 @@ func TestKilledAnywhereItConvergesAndLoadsOnce(t *testing.T) {
 				}
 				m.reboot()
 			case "replay":
-				m.order(uint64(rapid.IntRange(0, int(generation)).Draw(t, "old")), digestOf(1))
+				if n := len(m.sent); n > 0 {
+					old := m.sent[rapid.IntRange(0, n-1).Draw(t, "old")]
+					m.offered = &old
+				}
 			case "time":
 				m.clock += 2 * time.Minute
 			case "local":
@@ -273,6 +302,19 @@ func TestKilledAnywhereItConvergesAndLoadsOnce(t *testing.T) {
 		}
 		m.life, m.stopped = -1, false
 		generation++
+		if rapid.Bool().Draw(t, "last is an action") {
+			m.action(generation)
+			d := *m.offered
+			m.allow()
+			a := m.run()
+			for m.offered == nil { // it booted, and asks again
+				m.offered = &d
+				m.allow()
+				a = m.run()
+			}
+			m.checkAction(a, d)
+			return
+		}
 		last := rapid.SampledFrom([]bundle.Digest{"", digestOf(1), digestOf(2), digestOf(3), digestOf(4)}).Draw(t, "last")
 		m.order(generation, last)
 		m.allow()
@@ -295,9 +337,14 @@ func (m *model) check(a Action, last bundle.Digest) {
 	b := m.bundles[last]
 	want := []string{b.manifest.Module}
 	switch {
+	case m.kernel == sickKernel && m.out && a.Phase == wire.PhaseVerifying && a.Reason != "":
 	case last == "":
 		if a.Phase != wire.PhaseReverted && a.Phase != wire.PhaseIdle || len(enabled) > 0 || len(m.modules) > 0 {
 			m.t.Fatalf("told to run nothing: %+v, patches %v, modules %v", a, enabled, m.modules)
+		}
+	case m.kernel != modelKernel.Release:
+		if a.Phase != wire.PhaseRefused || len(enabled) > 0 {
+			m.t.Fatalf("told to run a live patch for another kernel: %+v, patches %v", a, enabled)
 		}
 	case b.stall || b.refused:
 		if a.Phase != wire.PhaseFailed || a.Reason == "" || slices.Contains(enabled, b.manifest.Module) && b.stall {

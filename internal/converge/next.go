@@ -21,7 +21,7 @@ func Next(desired *wire.Desired, j Journal, o Observed, now time.Duration) Actio
 	t := turn{desired: desired, j: j, o: o, now: now}
 	t.order, t.target = j.Target()
 	for _, step := range []func() *Action{
-		t.unknown, t.boot, t.incoming, t.unfinishedLoad, t.vanished, t.transitionOver, t.proven,
+		t.unknown, t.boot, t.incoming, t.unfinishedLoad, t.unfinishedDeed, t.vanished, t.transitionOver, t.proven, t.entered,
 	} {
 		if a := step(); a != nil {
 			return *a
@@ -58,7 +58,10 @@ func (t *turn) boot() *Action {
 		return nil
 	}
 	r := t.record(RecordBoot)
-	r.Clean = t.j.Boot == "" || t.j.Ended
+	r.Clean = t.j.Boot == "" || t.j.Ended || t.j.bootOrdered()
+	if t.j.Boot == "" {
+		r.Nonce, r.Order.Generation = t.o.Made.Nonce, t.o.Made.Generation
+	}
 	if !r.Clean {
 		live, _, _ := t.j.suspect()
 		if n := len(t.j.Own); live == "" && n > 0 {
@@ -160,14 +163,27 @@ func (t *turn) crashed(d bundle.Digest) bool {
 	})
 }
 
-// act is what to do about the order, were there nothing to hold it.
+// act is what to do about the order, were there nothing to hold it: the
+// ordered action first, then the live patch, then the way back into rotation.
 func (t *turn) act() Action {
-	if a := t.clean(); a != nil {
-		return *a
+	for _, step := range []func() *Action{t.ordered, t.standOut, t.clean} {
+		if a := step(); a != nil {
+			return *a
+		}
 	}
-	switch {
-	case t.order == Order{}:
+	if t.order == (Order{}) {
 		return *t.wait(wire.PhaseIdle, 0, "nothing asked of this host yet")
+	}
+	a := t.live()
+	if back := t.back(a); back != nil {
+		return *back
+	}
+	return a
+}
+
+// live is the way to the live patch that the order names.
+func (t *turn) live() Action {
+	switch {
 	case t.target == "":
 		return t.remove()
 	case t.ended() && t.j.Ending.Phase == wire.PhaseFailed:
@@ -190,7 +206,7 @@ func (t *turn) allowed(a Action) Action {
 	}
 	would := a.Phase
 	switch {
-	case t.o.Stopped && (!t.o.ByHand || a.Kind == Load || a.Kind == Fetch):
+	case t.o.Stopped && (!t.o.ByHand || a.Kind != Disable && a.Kind != Unload):
 		return *t.wait(wire.PhaseWaiting, 0, "the stop file is there: not %s", would)
 	case !t.o.ByHand && Mode(t.j.Desired, t.o.Ceiling) != fleet.ModeAct:
 		return *t.wait(wire.PhaseWaiting, 0, "observe mode: not %s", would)

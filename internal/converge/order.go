@@ -21,6 +21,8 @@ func refuseDesired(j Journal, d wire.Desired) string {
 		return fmt.Sprintf("epoch %d is below %d, which this host has accepted: signed by a leader that was replaced", d.Epoch, j.Epoch)
 	case d.Generation < old.Generation:
 		return fmt.Sprintf("generation %d is below %d, which this host has accepted: replayed", d.Generation, old.Generation)
+	case d.Generation < j.Floor:
+		return fmt.Sprintf("generation %d is below %d, which had this machine made: replayed", d.Generation, j.Floor)
 	case d.Generation == 0:
 		return "generation 0 is no order"
 	case d.Generation > old.Generation:
