@@ -22,18 +22,23 @@ var kernelFlags = []string{
 // compile returns the object that gcc makes of a C source.
 func compile(t testing.TB, source string) []byte {
 	t.Helper()
-	gcc, err := exec.LookPath("gcc")
+	return compileWith(t, "gcc", source, kernelFlags...)
+}
+
+func compileWith(t testing.TB, compiler, source string, flags ...string) []byte {
+	t.Helper()
+	path, err := exec.LookPath(compiler)
 	if err != nil {
-		t.Skip("no gcc")
+		t.Skip("no " + compiler)
 	}
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "unit.c"), []byte(source), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), gcc, append(slices.Clone(kernelFlags), "-c", "unit.c", "-o", "unit.o")...)
+	cmd := exec.CommandContext(t.Context(), path, append(slices.Clone(flags), "-c", "unit.c", "-o", "unit.o")...)
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("gcc: %v\n%s", err, out)
+		t.Fatalf("%s: %v\n%s", compiler, err, out)
 	}
 	object, err := os.ReadFile(filepath.Join(dir, "unit.o"))
 	if err != nil {

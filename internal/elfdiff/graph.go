@@ -90,6 +90,7 @@ func newGraph(o *Object, sizes kernel.Sizes) *graph {
 		g.addRefs(n)
 	}
 	g.linkParts()
+	g.inferHooks()
 	return g
 }
 
@@ -345,7 +346,7 @@ func (g *graph) linkParts() {
 		if !n.function() {
 			continue
 		}
-		if strings.HasPrefix(n.name, paddingPrefix) {
+		if padding(n.name) {
 			g.linkPadding(n)
 			continue
 		}
@@ -363,9 +364,11 @@ func (g *graph) linkParts() {
 	}
 }
 
-// paddingPrefix names the symbols that objtool makes for the padding between
-// functions (CONFIG_PREFIX_SYMBOLS).
-const paddingPrefix = "__pfx_"
+// padding says that a symbol is one that objtool makes for the padding before a
+// function (CONFIG_PREFIX_SYMBOLS), or clang for the type number there (kCFI).
+func padding(name string) bool {
+	return strings.HasPrefix(name, "__pfx_") || strings.HasPrefix(name, "__cfi_")
+}
 
 func (g *graph) linkPadding(pad *node) {
 	list := g.bySection[pad.section]

@@ -70,20 +70,32 @@ func parentName(name string) (string, bool) {
 // the running kernel's own: lock classes, once-only flags, rate limits, names
 // of functions, tables of the compiler.
 func copied(name, section string) bool {
-	switch baseName(name) {
+	base, local := ownName(name)
+	switch base {
 	case "__key", "__warned", "__already_done", "__func__", "__FUNCTION__", "__PRETTY_FUNCTION__",
 		"_rs", "CSWTCH", "_entry", "_entry_ptr", "descriptor", "__print_once", "__ret_warn_once", "___done",
 		"__msg", "_key": // NL_SET_ERR_MSG(), regmap_init()
-		return numbered(name)
+		return local
 	}
-	return section == ".data.once" || section == "__dyndbg" || section == ".printk_index" ||
-		strings.HasPrefix(name, "__UNIQUE_ID_ddebug") || strings.HasPrefix(name, ".L")
+	return strings.HasPrefix(base, "__UNIQUE_ID_ddebug") || section == ".data.once" || section == "__dyndbg" || section == ".printk_index" ||
+		strings.HasPrefix(name, ".L")
+}
+
+// ownName is a variable's name without what the compiler puts around that of a
+// function's own: gcc writes count.17, clang f.count or f.count.17. local says
+// that there was something.
+func ownName(name string) (own string, local bool) {
+	base := baseName(name)
+	if i := strings.LastIndexByte(base, '.'); i > 0 {
+		return stripUnique(base[i+1:]), true
+	}
+	return base, base != name && stripUnique(name) == name
 }
 
 // placeholder says that what the datum holds does not count in a comparison:
 // it changes at run time, or holds a line number.
 func placeholder(name, section string) bool {
-	switch baseName(name) {
+	switch own, _ := ownName(name); own {
 	case "descriptor", "_entry", "_entry_ptr":
 		return true
 	}
@@ -113,7 +125,7 @@ func kindOf(s *Section) sectionKind {
 		return kindIgnored
 	case strings.HasPrefix(s.Name, authorPrefix):
 		return kindAuthor
-	case s.Name == ".altinstr_replacement", s.Name == ".altinstr_aux":
+	case s.Name == ".altinstr_replacement", s.Name == ".altinstr_aux", s.Name == ".fixup":
 		return kindSupport
 	case isTable(s.Name):
 		return kindTable

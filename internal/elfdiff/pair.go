@@ -2,6 +2,7 @@ package elfdiff
 
 import (
 	"slices"
+	"strings"
 )
 
 // pairing is the bijection between the nodes of both objects.
@@ -17,6 +18,7 @@ func newPairing(orig, patched *graph) *pairing {
 	p.byExactName()
 	p.byBaseName()
 	p.byUse()
+	p.byScope()
 	return p
 }
 
@@ -32,7 +34,8 @@ func (n *node) pairable() bool {
 
 // staticLocal says that only its uses tell which variable it is.
 func (n *node) staticLocal() bool {
-	return n.kind != kindCode && n.symbol.Local() && numbered(n.name) && stripUnique(n.name) == n.name
+	_, local := ownName(n.name)
+	return n.kind != kindCode && n.symbol.Local() && local
 }
 
 func alike(o, n *node) bool {
@@ -104,6 +107,33 @@ func (p *pairing) byUse() {
 		for _, n := range p.patched.nodes {
 			if n.pair == nil && p.elect(n, votes, back) {
 				progress = true
+			}
+		}
+	}
+}
+
+// byScope pairs static variables that no use tells apart and that need none:
+// clang writes the function into the name, and the function has one of the name.
+func (p *pairing) byScope() {
+	count := map[string][2]int{}
+	for i, g := range []*graph{p.orig, p.patched} {
+		for _, n := range g.nodes {
+			if n.symbol != nil && n.staticLocal() {
+				c := count[baseName(n.name)]
+				c[i]++
+				count[baseName(n.name)] = c
+			}
+		}
+	}
+	for _, n := range p.patched.nodes {
+		base := baseName(n.name)
+		if !n.pairable() || !n.staticLocal() || !strings.Contains(base, ".") || count[base] != [2]int{1, 1} || p.torn[base] {
+			continue
+		}
+		for _, o := range p.orig.nodes {
+			if o.pairable() && o.staticLocal() && baseName(o.name) == base && alike(o, n) {
+				pairNodes(o, n)
+				break
 			}
 		}
 	}

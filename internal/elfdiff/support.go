@@ -7,18 +7,21 @@ import (
 	"afloat/internal/kernel"
 )
 
-// addSupport cuts .altinstr_aux into the blocks that code jumps to: a block
-// reaches to the next one that something refers to.
+// addSupport cuts .altinstr_aux and .fixup into the blocks that code jumps to,
+// or that an exception leads to: a block reaches to the next one that something
+// refers to. Kernels up to 5.15 have .fixup.
 func (g *graph) addSupport() {
 	cuts := map[*Section][]uint64{}
 	for _, s := range g.object.Sections {
-		if !s.Code() {
-			continue
-		}
 		for _, r := range s.Relocs {
-			if to := r.Symbol.Section; to != nil && to.Name == ".altinstr_aux" && PCRelative(r.Type) {
+			to := r.Symbol.Section
+			switch {
+			case to == nil || to.Name != ".altinstr_aux" && to.Name != ".fixup" || to == s || !PCRelative(r.Type):
+			case s.Code():
 				// A jump: its field is the last of the instruction.
 				cuts[to] = append(cuts[to], r.Symbol.Value+uint64(r.Addend)+4)
+			case s.Name == "__ex_table":
+				cuts[to] = append(cuts[to], r.Symbol.Value+uint64(r.Addend))
 			}
 		}
 	}
@@ -111,6 +114,21 @@ func (g *graph) addEntry(e *entry, s *Section, off uint64, relocs []Reloc) {
 	}
 	e.owner.entries = append(e.owner.entries, e)
 	g.entries = append(g.entries, e)
+}
+
+// inferHooks finds the calls of the hook in an object that has no list of them:
+// clang leaves that to a later step of the kernel's build, which afloat does itself.
+func (g *graph) inferHooks() {
+	if g.sectionNamed("__mcount_loc") != nil || g.sectionNamed("__patchable_function_entries") != nil {
+		return
+	}
+	for _, n := range g.nodes {
+		if !n.function() || len(n.refs) == 0 {
+			continue
+		}
+		first := n.refs[0]
+		n.hooked = first.node == nil && first.symbol.Name == "__fentry__" && first.off <= endbrSize+1 && isBranch(n, first)
+	}
 }
 
 // endbrSize: with IBT, a function begins with ENDBR64 and the call of the hook follows.
