@@ -117,19 +117,32 @@ func checkStart(s *State, v *View, c *Command) error {
 	if err != nil {
 		return err
 	}
-	if p.Target.Action != policy.Live {
-		return refuse(Start, AboutTarget, "target %s is not supported yet: afloat plan forecasts it, hosts cannot do it", p.Target)
-	}
 	for _, r := range s.Rollouts() {
 		if r.Policy.Target == p.Target && !r.Phase.Over() && r.Phase != rollout.PhaseComplete {
 			return refuse(Start, AboutRival, "rollout %s with target %s is %s", r.ID, p.Target, r.Phase)
 		}
 	}
-	if err := checkSet(s, v, p.Target.Name); err != nil {
+	if err := checkTarget(s, v, p.Target); err != nil {
 		return err
 	}
 	c.Rollout = fmt.Sprintf("r%d", len(s.order)+1)
 	return nil
+}
+
+// checkTarget refuses what no host may get.
+func checkTarget(s *State, v *View, t policy.Target) error {
+	if !t.Disrupts() {
+		return checkSet(s, v, t.Name)
+	}
+	if b, bad := s.badName[t.String()]; bad {
+		return refuse(Start, AboutTarget, "%s was reverted by rollout %s: %s", t, b.Rollout, b.Reason)
+	}
+	for _, seen := range v.hosts {
+		if seen.Report.Can(action(t.Action)) {
+			return nil
+		}
+	}
+	return refuse(Start, AboutTarget, "no host has an agent that can %s", action(t.Action))
 }
 
 // checkSet refuses a patch set of which no bundle may be used.

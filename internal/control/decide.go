@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"afloat/internal/bundle"
 	"afloat/internal/fleet"
 	"afloat/internal/gate"
 	"afloat/internal/policy"
@@ -19,7 +18,7 @@ import (
 // admissions, so nobody is admitted on evidence that was there to be seen.
 func Decide(s *State, v *View, now time.Time) Record {
 	t := newTurn(s, v, now)
-	for _, step := range []func(){t.fold, t.silence, t.verdicts, t.unwind, t.waves, t.admit} {
+	for _, step := range []func(){t.fold, t.silence, t.losses, t.verdicts, t.unwind, t.waves, t.admit} {
 		if step(); !t.rec.Empty() {
 			return t.rec
 		}
@@ -50,9 +49,7 @@ func (t *turn) full() bool { return t.hosts >= maxHosts }
 // move puts a host into the record.
 func (t *turn) move(id fleet.HostID, m Move) {
 	t.hosts++
-	i := slices.IndexFunc(t.rec.Moves, func(o Move) bool {
-		return o.Rollout == m.Rollout && o.Wave == m.Wave && o.To == m.To && o.Live == m.Live && o.Reason == m.Reason
-	})
+	i := slices.IndexFunc(t.rec.Moves, m.like)
 	if i < 0 {
 		i, t.rec.Moves = len(t.rec.Moves), append(t.rec.Moves, m)
 	}
@@ -172,50 +169,6 @@ func (t *turn) soaked(r *rollout.Rollout) bool {
 	return opened && !r.Waves[i].Soaking.IsZero() && t.now.Sub(r.Waves[i].Soaking) >= r.Policy.Waves[i].Soak
 }
 
-// unwind takes hosts back: all of them after a revert, those under way after an abort.
-func (t *turn) unwind() {
-	for _, r := range t.s.Rollouts() {
-		if r.Phase != rollout.PhaseReverting && (r.Phase != rollout.PhaseAborted || !r.AnyActing()) {
-			continue
-		}
-		left := false
-		for _, id := range t.v.Hosts() {
-			if t.full() {
-				return
-			}
-			h := t.s.hosts[id]
-			if h == nil || h.Rollout != r.ID {
-				continue
-			}
-			phase := r.HostPhase(h.Phase, h.Wave)
-			left = left || phase == rollout.Reverting
-			if goesBack(r.Phase, phase) {
-				t.move(id, Move{Rollout: r.ID, Wave: h.Wave, To: rollout.Reverting, Live: t.restores(h)})
-				left = true
-			}
-		}
-		if r.Phase == rollout.PhaseReverting && !left {
-			t.change(r, rollout.Change{Phase: rollout.PhaseReverted, Reason: r.Reason})
-		}
-	}
-}
-
-func goesBack(r rollout.Phase, h rollout.HostPhase) bool {
-	if h == rollout.Reverting {
-		return false
-	}
-	return h.Acting() || r == rollout.PhaseReverting && h.Exposed()
-}
-
-// restores is what a host goes back to: what it ran before, unless that may
-// not be used any more.
-func (t *turn) restores(h *Host) bundle.Digest {
-	if h.Prev == "" || t.s.unusable(t.v, h.Prev) != "" {
-		return ""
-	}
-	return h.Prev
-}
-
 // waves opens, soaks and closes waves.
 func (t *turn) waves() {
 	for _, r := range t.s.active() {
@@ -305,8 +258,17 @@ func (t *turn) admitWave(r *rollout.Rollout, w int) {
 	for _, i := range p.Next(w, t.now, min(maxHosts-t.hosts, t.batchRoom(r, p, w))) {
 		t.m.given = t.rec.Seq
 		p.out[i] = true
-		t.move(t.m.hosts[i].seen.ID, Move{Rollout: r.ID, Wave: w, To: rollout.Admitted, Live: p.digests[i]})
+		t.move(t.m.hosts[i].seen.ID, p.tasks[i].admission(r, w, t.m.hosts[i].host))
 	}
+}
+
+// admission is the move of a host that starts.
+func (o *task) admission(r *rollout.Rollout, w int, h *Host) Move {
+	m := Move{Rollout: r.ID, Wave: w, To: rollout.Admitted, Live: o.live, Act: o.act}
+	if o.keep && h != nil {
+		m.Live = h.Live
+	}
+	return m
 }
 
 // batchRoom is how many hosts of wave w may start before those under way have

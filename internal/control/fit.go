@@ -10,6 +10,7 @@ import (
 	"afloat/internal/fleet"
 	"afloat/internal/health"
 	"afloat/internal/kernel"
+	"afloat/internal/policy"
 	"afloat/internal/rollout"
 )
 
@@ -23,6 +24,7 @@ const (
 	KindStopped    Kind = "stop file"
 	KindForeign    Kind = "foreign live patch"
 	KindKernel     Kind = "kernel"
+	KindAbility    Kind = "ability"
 	KindBad        Kind = "bad version"
 	KindBusy       Kind = "other rollout"
 	KindHas        Kind = "has it"
@@ -49,27 +51,54 @@ func blocked(k Kind, frees, format string, args ...any) *Blocker {
 	return &Blocker{Kind: k, Reason: fmt.Sprintf(format, args...), Frees: frees}
 }
 
-// fit says which bundle the host would get from the rollout, or what about the
-// host itself is in the way.
-func (m *memo) fit(p *planner, h *Seen, now time.Time) (bundle.Digest, *Blocker) {
+// fit says what the host would get from the rollout, or what about the host
+// itself is in the way.
+func (m *memo) fit(p *planner, h *Seen, now time.Time) (*task, *Blocker) {
 	if h.Report.Boot == "" {
-		return "", blocked(KindSilent, "when its agent reports", "it has not reported yet")
+		return nil, blocked(KindSilent, "when its agent reports", "it has not reported yet")
 	}
 	if quiet(p.rollout, h, now) {
-		return "", blocked(KindSilent, "when it is heard again", "silent since %s", h.Heard.UTC().Format(time.RFC3339))
+		return nil, blocked(KindSilent, "when it is heard again", "silent since %s", h.Heard.UTC().Format(time.RFC3339))
 	}
 	if b := ownerBlocks(h); b != nil {
-		return "", b
+		return nil, b
 	}
-	c, ok := p.choices[h.Report.Kernel]
-	if !ok {
-		c.digest, c.block = m.state.choose(m.view, p.rollout, h.Report.Kernel)
+	c := p.choices[h.Report.Kernel]
+	if c == nil {
+		c = m.state.choose(m.view, p.rollout, h.Report.Kernel)
 		p.choices[h.Report.Kernel] = c
 	}
-	if c.block != nil {
-		return "", c.block
+	switch {
+	case c.block != nil:
+		return nil, c.block
+	case c.act != nil && !h.Report.Can(c.act.Action):
+		return nil, blocked(KindAbility, "a newer agent on it", "its agent cannot %s", c.act.Action)
 	}
-	return c.digest, m.state.busy(p.rollout, h.ID, c.digest)
+	return &c.task, m.state.busy(p.rollout, h.ID, &c.task)
+}
+
+// choose is what hosts of a kernel get from a rollout.
+func (s *State) choose(v *View, r *rollout.Rollout, id kernel.ID) *choice {
+	p := r.Policy
+	if p.Target.Disrupts() {
+		return s.chooseAction(p.Target, id)
+	}
+	digest, b := s.chooseBundle(v, p.Target.Name, id)
+	if b != nil && b.Kind == KindKernel && p.Fallback == policy.FallbackReboot {
+		return s.chooseAction(policy.Target{Action: policy.Kernel, Name: p.FallbackKernel}, id)
+	}
+	return &choice{task{live: digest}, b}
+}
+
+// chooseAction is the order of a target that disrupts.
+func (s *State) chooseAction(t policy.Target, id kernel.ID) *choice {
+	if b, bad := s.badName[t.String()]; bad {
+		return &choice{block: blocked(KindBad, "another target", "%s was reverted by rollout %s: %s", t, b.Rollout, b.Reason)}
+	}
+	if t.Action == policy.Kernel && id.Named(t.Name) {
+		return &choice{block: blocked(KindHas, "", "it runs kernel %s already", t.Name)}
+	}
+	return &choice{disrupts(t, id), nil}
 }
 
 // ownerBlocks is what the host's owner has decided, and what somebody else loaded.
@@ -89,12 +118,12 @@ func ownerBlocks(h *Seen) *Blocker {
 	return nil
 }
 
-// choose finds the one usable bundle of the rollout's patch set for a kernel.
-func (s *State) choose(v *View, r *rollout.Rollout, id kernel.ID) (bundle.Digest, *Blocker) {
+// chooseBundle finds the one usable bundle of a patch set for a kernel.
+func (s *State) chooseBundle(v *View, set string, id kernel.ID) (bundle.Digest, *Blocker) {
 	var best bundle.Digest
 	var bad, kernels []string
 	for d, e := range v.catalog {
-		if e.Manifest.Name != r.Policy.Target.Name {
+		if e.Manifest.Name != set {
 			continue
 		}
 		if e.Manifest.Kernel.Mismatch(id) != "" {
@@ -118,17 +147,17 @@ func (s *State) choose(v *View, r *rollout.Rollout, id kernel.ID) (bundle.Digest
 	slices.Sort(kernels)
 	return "", blocked(KindKernel, "afloat build for that kernel, then afloat bundle add",
 		"it runs %s, and %s has bundles only for %s", kernelName(id.Release, id.Version),
-		r.Policy.Target.Name, strings.Join(slices.Compact(kernels), ", "))
+		set, strings.Join(slices.Compact(kernels), ", "))
 }
 
 func kernelName(release, version string) string { return fmt.Sprintf("%s (%s)", release, version) }
 
 // busy says whether another rollout has the host.
-func (s *State) busy(r *rollout.Rollout, id fleet.HostID, d bundle.Digest) *Blocker {
+func (s *State) busy(r *rollout.Rollout, id fleet.HostID, o *task) *Blocker {
 	h := s.hosts[id]
 	if h == nil || h.Rollout == "" || h.Rollout == r.ID {
-		if h != nil && h.Rollout == "" && h.Live == d {
-			return blocked(KindHas, "", "it runs bundle %s already", d.Short())
+		if h != nil && h.Rollout == "" && o.act == nil && h.Live == o.live {
+			return blocked(KindHas, "", "it runs bundle %s already", o.live.Short())
 		}
 		return nil
 	}
@@ -137,8 +166,8 @@ func (s *State) busy(r *rollout.Rollout, id fleet.HostID, d bundle.Digest) *Bloc
 	switch {
 	case phase.Acting() || phase == rollout.Soaking:
 		return blocked(KindBusy, "when it is done there", "it is %s in rollout %s", phase, other.ID)
-	case h.Live == d:
-		return blocked(KindHas, "", "it runs bundle %s already, from rollout %s", d.Short(), other.ID)
+	case h.has(o):
+		return blocked(KindHas, "", "it has %s already, from rollout %s", o, other.ID)
 	case slices.Index(s.order, other.ID) > slices.Index(s.order, r.ID):
 		return blocked(KindBusy, "", "the newer rollout %s has taken it", other.ID)
 	}

@@ -32,6 +32,7 @@ type guest struct {
 	silent bool
 	fails  bool // every apply
 	asked  uint64
+	deed   deed
 }
 
 var kernelA = kernel.ID{Release: "6.1.0-55-amd64", Version: "#1 Debian 6.1.192-1", BuildID: "aa"}
@@ -71,6 +72,9 @@ func (l *lab) obey(id fleet.HostID, g *guest) {
 	}
 	g.asked = d.Generation
 	r := &g.report
+	if l.act(g, d) {
+		return
+	}
 	if r.Generation >= d.Generation || r.Mode != fleet.ModeAct {
 		return
 	}
@@ -103,8 +107,11 @@ func (l *lab) beat(d time.Duration) {
 	l.now = l.now.Add(d)
 	for range 100 {
 		for _, id := range l.ids {
-			if g := l.hosts[id]; !g.silent {
+			g := l.hosts[id]
+			if !g.silent {
 				l.obey(id, g)
+			}
+			if !g.silent && !g.deed.down {
 				l.v.Report(g.report, l.now)
 			}
 		}

@@ -1,13 +1,11 @@
 package control
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"afloat/internal/bundle"
-	"afloat/internal/fleet"
 	"afloat/internal/health"
 	"afloat/internal/rollout"
 	"afloat/internal/wire"
@@ -59,7 +57,7 @@ func (t *turn) foldCrashes(seen *Seen) {
 
 func (t *turn) crash(seen *Seen, h Host, c health.Crash) {
 	e := CrashEvent{Crash: c}
-	if r := t.s.rollouts[h.Rollout]; r != nil && c.Live != "" && (h.Live == c.Live || slices.Contains(r.Bundles, c.Live)) {
+	if r := t.s.rollouts[h.Rollout]; r != nil && blames(r, h, c) {
 		e.Patched = r.ID
 	}
 	for _, r := range t.s.active() {
@@ -71,6 +69,15 @@ func (t *turn) crash(seen *Seen, h Host, c health.Crash) {
 		e.Outage = t.outage(seen, c)
 	}
 	t.rec.Crashes = append(t.rec.Crashes, e)
+}
+
+// blames says that a crash is held against the rollout that has the host: its
+// live patch was loaded, or the host had acted on its order.
+func blames(r *rollout.Rollout, h Host, c health.Crash) bool {
+	if c.Live != "" && (h.Live == c.Live || slices.Contains(r.Bundles, c.Live)) {
+		return true
+	}
+	return h.Act != nil && !h.Act.Back && (c.Kind == CrashLost || r.HostPhase(h.Phase, h.Wave).Acted())
 }
 
 // together is how close in time hosts of one domain must have gone for it to
@@ -145,7 +152,7 @@ func (t *turn) foldHost(seen *Seen) bool {
 	}
 	m := Move{Rollout: r.ID, Wave: h.Wave, To: to, Reason: reason}
 	if to == rollout.Failed {
-		m.Live = t.restores(h)
+		m = t.failing(m, h, report)
 	}
 	t.move(seen.ID, m)
 	return true
@@ -161,39 +168,6 @@ func loaded(r wire.Report) (d bundle.Digest) {
 	return d
 }
 
-// follows is the phase that a host of this phase has reached by its report.
-func follows(phase rollout.HostPhase, h *Host, r wire.Report) (rollout.HostPhase, string) {
-	runs := h.Live != "" && health.Runs(r, h.Live)
-	lost := r.Phase == wire.PhaseFailed || r.Phase == wire.PhaseRefused
-	switch phase {
-	case rollout.Admitted, rollout.Applying:
-		switch {
-		case r.Phase == wire.PhaseApplied && runs:
-			return rollout.Soaking, ""
-		case lost:
-			return rollout.Failed, clip(r.Reason)
-		case r.Phase == wire.PhaseApplying:
-			return rollout.Applying, ""
-		}
-	case rollout.Soaking, rollout.Done:
-		switch {
-		case lost && !runs:
-			return rollout.Failed, clip(r.Reason)
-		case !runs && (r.Phase == wire.PhaseReverted || r.Phase == wire.PhaseIdle):
-			return rollout.Failed, "taken off at the host"
-		}
-	case rollout.Failed:
-		if h.Excused {
-			return rollout.Waiting, "another try: it went down with its failure domain"
-		}
-	case rollout.Reverting:
-		if runs || h.Live == "" && loaded(r) == "" || lost && loaded(r) == "" {
-			return rollout.Reverted, clip(r.Reason)
-		}
-	}
-	return phase, ""
-}
-
 // clip bounds what a host's words may add to a record.
 func clip(s string) string {
 	const most = 200
@@ -201,42 +175,4 @@ func clip(s string) string {
 		return s[:most] + " ..."
 	}
 	return s
-}
-
-// silentCrash is how many times the silence limit a host may be quiet after
-// apply, while its neighbours report, before it counts as crashed.
-const silentCrash = 3
-
-// neighbours is the share of the other hosts that must be heard for the
-// silence of one to be its own.
-const neighbours = 0.8
-
-// silence turns hosts that went quiet with the patch into crashes.
-func (t *turn) silence() {
-	for _, r := range t.s.active() {
-		w := t.m.watch[r.ID]
-		if w == nil || float64(w.heard) < neighbours*float64(w.all-1) || w.heard == 0 {
-			continue
-		}
-		for _, id := range w.silent {
-			if len(t.rec.Crashes) < maxCrashes {
-				t.silentHost(r, id)
-			}
-		}
-	}
-}
-
-func (t *turn) silentHost(r *rollout.Rollout, id fleet.HostID) {
-	h, seen := t.s.hosts[id], t.v.hosts[id]
-	if p := r.HostPhase(h.Phase, h.Wave); p == rollout.Reverting {
-		return
-	}
-	crash := fmt.Sprintf("silent-%d", h.Generation)
-	quiet := t.now.Sub(later(seen.Heard, h.Since))
-	if quiet <= silentCrash*r.Policy.Timeouts.Silent || slices.Contains(h.Crashes, crash) || r.CrashedHost(id) {
-		return
-	}
-	t.crash(seen, *h, health.Crash{Host: id, ID: crash, Kind: health.CrashSilent, Live: h.Live, At: later(seen.Heard, h.Since),
-		Domains: health.Domains(seen.Labels),
-		Text:    fmt.Sprintf("not heard since %s while its neighbours report", seen.Heard.UTC().Format(time.RFC3339))})
 }

@@ -4,7 +4,6 @@ import (
 	"slices"
 	"time"
 
-	"afloat/internal/bundle"
 	"afloat/internal/fleet"
 	"afloat/internal/kernel"
 	"afloat/internal/plan"
@@ -41,8 +40,8 @@ type memo struct {
 
 // setup is what makes all planners stale when it changes.
 type setup struct {
-	catalog, roster, bad, rollouts int
-	rate                           policy.Rate
+	catalog, roster, bad, badNames, rollouts int
+	rate                                     policy.Rate
 }
 
 type memoHost struct {
@@ -57,6 +56,7 @@ type memoHost struct {
 // watch is what needs attention in one rollout, as of the last scan.
 type watch struct {
 	silent, stuck []fleet.HostID
+	lost          []fleet.HostID // did not come back from what they were ordered to do
 	all, heard    int
 }
 
@@ -65,7 +65,7 @@ const bigFleet = 20_000
 
 // follow brings the memo up to date with state and view.
 func (v *View) follow(s *State, now time.Time) *memo {
-	set := setup{v.changes, v.roster, len(s.bad), len(s.order), v.rate}
+	set := setup{v.changes, v.roster, len(s.bad), len(s.badName), len(s.order), v.rate}
 	m := v.memo
 	if m == nil || m.state != s || m.seq > s.seq || m.given > s.seq || m.setup != set {
 		m = v.remember(s, set, now)
@@ -143,16 +143,17 @@ func (m *memo) touch(i int32) {
 type planner struct {
 	*plan.Planner
 	rollout *rollout.Rollout
+	back    bool // plans the way back
 	out     []bool
-	digests []bundle.Digest
+	tasks   []*task
 	blocks  map[int32]*Blocker
-	choices map[kernel.ID]choice
+	choices map[kernel.ID]*choice
 }
 
-// choice is the bundle for one kernel, or why there is none.
+// choice is what hosts of one kernel get, or why they get nothing.
 type choice struct {
-	digest bundle.Digest
-	block  *Blocker
+	task
+	block *Blocker
 }
 
 // planner is the planner of a rollout.
@@ -160,10 +161,25 @@ func (m *memo) planner(r *rollout.Rollout, now time.Time) *planner {
 	if p := m.planners[r.ID]; p != nil {
 		return p
 	}
-	p := &planner{Planner: plan.New(r.Policy), rollout: r, blocks: map[int32]*Blocker{}, choices: map[kernel.ID]choice{}}
+	return m.fill(r.ID, &planner{Planner: plan.New(r.Policy), rollout: r}, now)
+}
+
+// back is the planner of a rollout's way back.
+func (m *memo) back(r *rollout.Rollout, now time.Time) *planner {
+	key := r.ID + " back"
+	if p := m.planners[key]; p != nil {
+		return p
+	}
+	return m.fill(key, &planner{Planner: plan.New(backwards(r.Policy)), rollout: r, back: true}, now)
+}
+
+// fill tells a new planner of all hosts.
+func (m *memo) fill(key string, p *planner, now time.Time) *planner {
+	r := p.rollout
 	p.Keep(m.pace)
 	p.Grow(len(m.hosts))
-	p.out, p.digests = make([]bool, len(m.hosts)), make([]bundle.Digest, len(m.hosts))
+	p.blocks, p.choices = map[int32]*Blocker{}, map[kernel.ID]*choice{}
+	p.out, p.tasks = make([]bool, len(m.hosts)), make([]*task, len(m.hosts))
 	for i := range m.hosts {
 		seen := m.hosts[i].seen
 		h := plan.Host{Labels: seen.Labels, Order: order(r.ID, seen.ID)}
@@ -172,7 +188,7 @@ func (m *memo) planner(r *rollout.Rollout, now time.Time) *planner {
 		p.out[i] = h.Out
 		m.recall(p, int32(i))
 	}
-	m.planners[r.ID] = p
+	m.planners[key] = p
 	return p
 }
 
@@ -198,8 +214,12 @@ func (m *memo) recall(p *planner, i int32) {
 func (m *memo) place(p *planner, i int32, now time.Time) (plan.State, bool) {
 	seen, r := m.hosts[i].seen, p.rollout
 	h := m.hosts[i].host
-	out := quiet(r, seen, now) || h != nil && h.Phase.Acting()
-	p.digests[i] = ""
+	silent := quiet(r, seen, now)
+	out := m.out(i, silent)
+	if p.back {
+		return m.placeBack(p, i, silent), out
+	}
+	p.tasks[i] = nil
 	if len(p.blocks) > 0 {
 		delete(p.blocks, i)
 	}
@@ -209,13 +229,18 @@ func (m *memo) place(p *planner, i int32, now time.Time) (plan.State, bool) {
 	case !r.Policy.Select.Matches(seen.Labels):
 		return plan.Absent, out
 	}
-	digest, b := m.fit(p, seen, now)
+	o, b := m.fit(p, seen, now)
 	if b != nil {
 		p.blocks[i] = b
 		return plan.Unfit, out
 	}
-	p.digests[i] = digest
+	p.tasks[i] = o
 	return plan.Fit, out
+}
+
+// out says that a host is not in service, whoever took it out.
+func (m *memo) out(i int32, silent bool) bool {
+	return silent || m.hosts[i].seen.Report.Out || m.acting(int(i))
 }
 
 // quiet says that nothing was heard of a host for the rollout's limit.
@@ -243,7 +268,7 @@ func (m *memo) refit(i int32, now time.Time) {
 // scan looks for hosts that went silent or got stuck: time alone does that, no
 // message tells of it. In a big fleet it is made twice per silence limit.
 func (m *memo) scan(now time.Time) {
-	active := m.state.active()
+	active := m.state.watched()
 	every := time.Duration(0)
 	if len(m.hosts) >= bigFleet {
 		every = time.Hour
@@ -282,7 +307,7 @@ func (m *memo) look(r *rollout.Rollout, now time.Time) *watch {
 			m.soon(seen.Heard.Add(r.Policy.Timeouts.Silent))
 		}
 		selected := p != nil && p.State(int32(i)) != plan.Absent
-		if selected && p.Out(int32(i)) != (silent || m.acting(i)) {
+		if selected && p.Out(int32(i)) != m.out(int32(i), silent) {
 			m.refit(int32(i), now)
 		}
 		if seen.Report.Boot != "" && (selected || r.Policy.Select.Matches(seen.Labels)) {
@@ -308,12 +333,27 @@ func (m *memo) attend(w *watch, r *rollout.Rollout, i int32, silent bool, now ti
 		return
 	}
 	phase := r.HostPhase(h.Phase, h.Wave)
-	switch {
+	switch back := later(seen.Heard, h.Since).Add(r.Policy.Timeouts.Boot); {
+	case silent && h.mayBeDown(phase) && !now.After(back):
+		m.soon(back)
+	case silent && h.mayBeDown(phase):
+		w.lost = append(w.lost, seen.ID)
 	case silent && (phase.Acting() || phase.Exposed()):
 		w.silent = append(w.silent, seen.ID)
-	case phase.Acting() && now.Sub(later(h.Since, r.Freed)) > r.Policy.Timeouts.Stuck:
+	case phase.Acting() && now.Sub(later(h.Since, r.Freed)) > patience(r.Policy.Timeouts, phase):
 		w.stuck = append(w.stuck, seen.ID)
 	}
+}
+
+// patience is how long a host may be in one phase of an action.
+func patience(t policy.Timeouts, p rollout.HostPhase) time.Duration {
+	switch p {
+	case rollout.Draining:
+		return t.Drain
+	case rollout.Rebooting, rollout.Reverting:
+		return max(t.Boot, t.Stuck)
+	}
+	return t.Stuck
 }
 
 // recheck drops from the last scan what is no longer so.
@@ -321,12 +361,12 @@ func (m *memo) recheck(now time.Time) {
 	for id, w := range m.watch {
 		r := m.state.rollouts[id]
 		again := &watch{}
-		for _, host := range slices.Concat(w.silent, w.stuck) {
+		for _, host := range slices.Concat(w.silent, w.stuck, w.lost) {
 			if i, ok := m.index[host]; ok {
 				m.attend(again, r, i, quiet(r, m.hosts[i].seen, now), now)
 			}
 		}
-		w.silent, w.stuck = again.silent, again.stuck
+		w.silent, w.stuck, w.lost = again.silent, again.stuck, again.lost
 	}
 }
 

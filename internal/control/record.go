@@ -84,9 +84,18 @@ type Move struct {
 	Wave    int               `json:"wave"`
 	To      rollout.HostPhase `json:"to"`
 	// Live is what the hosts are told to run, for the moves that tell (Orders).
-	Live   bundle.Digest  `json:"live,omitempty"`
+	Live bundle.Digest `json:"live,omitempty"`
+	// Act is what they are told to do; none calls off what they were told before.
+	Act *Act `json:"act,omitempty"`
+	// Out: they are told to stay out of rotation.
+	Out    bool           `json:"out,omitempty"`
 	Reason string         `json:"reason,omitempty"`
 	Hosts  []fleet.HostID `json:"hosts"`
+}
+
+// like says whether two moves differ in nothing but their hosts.
+func (m Move) like(o Move) bool {
+	return o.Rollout == m.Rollout && o.Wave == m.Wave && o.To == m.To && o.Live == m.Live && o.Reason == m.Reason && o.Out == m.Out && o.Act.same(m.Act)
 }
 
 // Orders says whether the move changes what the hosts are told.

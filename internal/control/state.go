@@ -22,6 +22,7 @@ type State struct {
 	rollouts map[string]*rollout.Rollout
 	order    []string // of rollouts, oldest first
 	bad      map[bundle.Digest]Bad
+	badName  map[string]Bad // targets that are no bundle, by their name
 	touched  []fleet.HostID // by Apply since the last turn; not durable
 }
 
@@ -32,6 +33,10 @@ type Host struct {
 	// Live is what it is told to run, Prev what it ran before its rollout.
 	Live bundle.Digest `json:"live,omitempty"`
 	Prev bundle.Digest `json:"prev,omitempty"`
+	// Act is what it is told to do beyond that, nil for nothing.
+	Act *Act `json:"act,omitempty"`
+	// Out: it is told to stay out of rotation.
+	Out bool `json:"out,omitempty"`
 	// Rollout that took it last, "" for none, with its place there.
 	Rollout string            `json:"rollout,omitempty"`
 	Phase   rollout.HostPhase `json:"phase,omitempty"`
@@ -65,7 +70,7 @@ const (
 	oldest     = 31 * 24 * time.Hour
 )
 
-// Bad is a bundle that was reverted, and is refused from then on.
+// Bad is a bundle or another target that was reverted, and is refused from then on.
 type Bad struct {
 	Rollout string    `json:"rollout"`
 	Reason  string    `json:"reason"`
@@ -74,7 +79,7 @@ type Bad struct {
 
 // New is the state before the first record.
 func New() *State {
-	return &State{hosts: map[fleet.HostID]*Host{}, rollouts: map[string]*rollout.Rollout{}, bad: map[bundle.Digest]Bad{}}
+	return &State{hosts: map[fleet.HostID]*Host{}, rollouts: map[string]*rollout.Rollout{}, bad: map[bundle.Digest]Bad{}, badName: map[string]Bad{}}
 }
 
 // Seq is the number of records applied.
@@ -105,7 +110,9 @@ func (s *State) Host(id fleet.HostID) Host {
 // taken stays what it settled on.
 func (s *State) Desired(id fleet.HostID) wire.Desired {
 	h := s.Host(id)
-	return wire.Desired{Version: wire.Version, Host: id, Generation: max(1, h.Generation), Rollout: h.Rollout, Live: h.Live}
+	d := wire.Desired{Version: wire.Version, Host: id, Generation: max(1, h.Generation), Rollout: h.Rollout, Live: h.Live, Out: h.Out}
+	h.Act.fill(&d)
+	return d
 }
 
 // Permits says whether hosts of the rollout may start something new: the
@@ -173,6 +180,12 @@ func (s *State) apply(r Record) error {
 // active are the rollouts of which something may still follow, oldest first.
 func (s *State) active() []*rollout.Rollout {
 	return slices.DeleteFunc(s.Rollouts(), func(r *rollout.Rollout) bool { return r.Phase.Over() })
+}
+
+// watched are the rollouts whose hosts are looked after: the active ones, and
+// those of which hosts past the point of no return are still on their way.
+func (s *State) watched() []*rollout.Rollout {
+	return slices.DeleteFunc(s.Rollouts(), func(r *rollout.Rollout) bool { return r.Phase.Over() && !r.AnyActing() })
 }
 
 // host is a host about to be changed.
@@ -254,7 +267,7 @@ func (s *State) applyMove(m Move, at time.Time) error {
 		}
 		for _, c := range order {
 			step := rollout.Move{Wave: m.Wave, From: c.from, To: m.To, N: counts[c], At: at, Applied: c.applied}
-			if m.To == rollout.Admitted {
+			if m.To == rollout.Admitted && m.Act == nil {
 				step.Live = m.Live
 			}
 			if err := r.Step(step); err != nil {
@@ -286,7 +299,8 @@ func (h *Host) move(r *rollout.Rollout, m Move, at time.Time) {
 	}
 	if m.Orders() {
 		h.Generation++
-		h.Live = m.Live
+		h.Live, h.Out = m.Live, m.Out
+		h.Act = h.ordered(m)
 	}
 	if m.To == rollout.Soaking {
 		h.Applied = at
@@ -314,11 +328,30 @@ func (h *Host) admissions() []Admission {
 	return append(slices.Clip(h.Earlier), Admission{h.Rollout, h.Started})
 }
 
+// ordered is what the host is told to do by a move, nil for nothing. What is
+// called off is remembered: it may have been done already.
+func (h *Host) ordered(m Move) *Act {
+	switch {
+	case m.Act != nil:
+		act := *m.Act
+		act.Nonce = nonce(m.Rollout, h.Generation)
+		return &act
+	case m.To == rollout.Admitted || h.Act == nil:
+		return nil
+	}
+	act := *h.Act
+	act.Off = true
+	return &act
+}
+
 func (s *State) applyChange(c Change, at time.Time) error {
 	return s.with(c.Rollout, func(r *rollout.Rollout) error {
 		if c.Phase == rollout.PhaseReverting && r.Phase != c.Phase {
 			for _, d := range r.Bundles {
 				s.bad[d] = Bad{Rollout: r.ID, Reason: c.Reason, At: at}
+			}
+			if r.Policy.Target.Disrupts() {
+				s.badName[r.Policy.Target.String()] = Bad{Rollout: r.ID, Reason: c.Reason, At: at}
 			}
 		}
 		return r.StepPhase(c.Change, at)
@@ -333,13 +366,14 @@ type snapshot struct {
 	Hosts    map[fleet.HostID]*Host `json:"hosts"`
 	Rollouts []*rollout.Rollout     `json:"rollouts"`
 	Bad      map[bundle.Digest]Bad  `json:"bad"`
+	BadName  map[string]Bad         `json:"bad_name,omitempty"`
 }
 
 const snapshotVersion = 1
 
 // Snapshot encodes the state, so that only later records need to be replayed.
 func (s *State) Snapshot() ([]byte, error) {
-	data, err := json.Marshal(snapshot{snapshotVersion, s.seq, s.at, s.hosts, s.Rollouts(), s.bad})
+	data, err := json.Marshal(snapshot{snapshotVersion, s.seq, s.at, s.hosts, s.Rollouts(), s.bad, s.badName})
 	if err != nil {
 		return nil, fmt.Errorf("encode snapshot: %w", err)
 	}
@@ -363,6 +397,7 @@ func Restore(data []byte) (*State, error) {
 		}
 	}
 	maps.Copy(s.bad, snap.Bad)
+	maps.Copy(s.badName, snap.BadName)
 	for _, r := range snap.Rollouts {
 		if r == nil {
 			return nil, fmt.Errorf("read snapshot: a rollout is missing")

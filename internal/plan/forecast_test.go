@@ -75,7 +75,7 @@ func TestFieldStories(t *testing.T) {
 			works(20, 10*time.Minute, func(i int) fleet.Labels {
 				return fleet.Labels{"pair": fmt.Sprint(i / 2), "role": []string{"active", "passive"}[i%2]}
 			}), 10 * time.Minute, 20 * time.Minute, 10},
-		{"blue-green, 5 % first", "waves: [{size: 5%, soak: 1h}, {size: 100%}]",
+		{"blue-green, 5 % first", "unavailable: 100%\nwaves: [{size: 5%, soak: 1h}, {size: 100%}]",
 			works(100, time.Minute, service("web")), time.Hour + time.Minute, time.Hour + 2*time.Minute, 95},
 		{"only at night, over the change to winter time",
 			"windows: ['Mon-Sun 00:00-04:00 Europe/Paris']\nunavailable: 1", works(9, time.Hour, service("x")), 0, 0, 1},

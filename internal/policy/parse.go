@@ -24,6 +24,11 @@ const (
 	DefaultSpread   = 3
 	DefaultSilent   = 5 * time.Minute
 	DefaultStuck    = 15 * time.Minute
+	DefaultDrain    = 30 * time.Minute
+	DefaultBoot     = 30 * time.Minute
+	// DefaultDown is the share of hosts that an action that disrupts may take
+	// out at once when the policy bounds nothing.
+	DefaultDown = 0.01
 )
 
 // Parse reads a policy. Its errors are *Error.
@@ -70,6 +75,9 @@ func (p *Policy) readHead(d *document) (err error) {
 	if p.Fallback, err = oneOf(d.Fallback, FallbackNone, FallbackNone, FallbackReboot); err != nil {
 		return err
 	}
+	if p.FallbackKernel = d.FallbackKernel.s; p.FallbackKernel != "" && !objectPattern.MatchString(p.FallbackKernel) {
+		return d.FallbackKernel.errorf("fallbackKernel %q: want a release or package version", p.FallbackKernel)
+	}
 	if p.Urgency, err = oneOf(d.Urgency, Normal, Normal, Emergency); err != nil {
 		return err
 	}
@@ -88,16 +96,31 @@ func (r *rawTarget) read() (Target, error) {
 		v text
 	}{{Live, r.Live}, {Kernel, r.Kernel}, {Module, r.Module}, {Replace, r.Replace}, {Restart, r.Restart}} {
 		if t.v.s != "" {
-			found, at = append(found, Target{t.a, t.v.s}), t.v
+			found, at = append(found, Target{Action: t.a, Name: t.v.s}), t.v
 		}
 	}
 	if len(found) != 1 {
 		return Target{}, at.errorf("target: want exactly one of live, kernel, module, replace, restart")
 	}
-	if found[0].Action == Live && !namePattern.MatchString(found[0].Name) {
-		return Target{}, at.errorf("target %q: want 1 to 64 letters, digits, dots, dashes", found[0].Name)
+	found[0].From = r.From.s
+	return found[0], found[0].check(at, r.From)
+}
+
+// check keeps to names that can travel and stand on a host's command line.
+func (t Target) check(at, from text) error {
+	switch {
+	case t.Action == Live && !namePattern.MatchString(t.Name):
+		return at.errorf("target %q: want 1 to 64 letters, digits, dots, dashes", t.Name)
+	case !objectPattern.MatchString(t.Name):
+		return at.errorf("target %q: want at most 256 letters, digits and signs, no blanks", t.Name)
+	case t.From == "":
+		return nil
+	case t.Action != Module && t.Action != Replace:
+		return from.errorf("target: from is for module and replace: a host knows the kernel it ran")
+	case !objectPattern.MatchString(t.From):
+		return from.errorf("target from %q: want at most 256 letters, digits and signs, no blanks", t.From)
 	}
-	return found[0], nil
+	return nil
 }
 
 func (p *Policy) readWaves(d *document) error {
@@ -421,13 +444,35 @@ func (p *Policy) readRest(d *document) (err error) {
 	if p.MinInterval, err = d.MinInterval.duration(0); err != nil {
 		return err
 	}
-	if p.Timeouts.Silent, err = d.Timeouts.Silent.duration(DefaultSilent); err != nil {
-		return err
+	for _, limit := range []struct {
+		t        text
+		into     *time.Duration
+		fallback time.Duration
+	}{
+		{d.Timeouts.Silent, &p.Timeouts.Silent, DefaultSilent}, {d.Timeouts.Stuck, &p.Timeouts.Stuck, DefaultStuck},
+		{d.Timeouts.Drain, &p.Timeouts.Drain, DefaultDrain}, {d.Timeouts.Boot, &p.Timeouts.Boot, DefaultBoot},
+	} {
+		if *limit.into, err = limit.t.duration(limit.fallback); err != nil {
+			return err
+		}
 	}
-	if p.Timeouts.Stuck, err = d.Timeouts.Stuck.duration(DefaultStuck); err != nil {
-		return err
+	switch {
+	case p.Fallback == FallbackReboot && p.Target.Disrupts():
+		return d.Fallback.errorf("fallback reboot is for live targets")
+	case p.FallbackKernel != "" && p.Fallback != FallbackReboot:
+		return d.FallbackKernel.errorf("fallbackKernel needs fallback: reboot")
+	case p.Fallback == FallbackReboot && !p.bounded():
+		return d.Fallback.errorf("fallback reboot needs budgets or unavailable: how many hosts may be out at once")
+	}
+	if p.Target.Disrupts() && p.Target.Action != Replace && !p.bounded() { // a replacement stands before the old machine goes
+		p.Down = Amount{Share: DefaultDown}
 	}
 	return d.unsupported()
+}
+
+// bounded says that something keeps the rollout from taking all hosts at once.
+func (p *Policy) bounded() bool {
+	return len(p.Budgets) > 0 || !p.Down.Zero() || !p.Rate.Zero()
 }
 
 // unsupported refuses what this version reads but cannot honour.
@@ -441,9 +486,6 @@ func (d *document) unsupported() error {
 		if f.t.s != "" {
 			return f.t.errorf("%s is not supported yet", f.name)
 		}
-	}
-	if d.Fallback.s == string(FallbackReboot) {
-		return d.Fallback.errorf("fallback reboot is not supported yet")
 	}
 	return nil
 }

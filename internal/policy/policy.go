@@ -19,7 +19,10 @@ type Policy struct {
 	Name     string
 	Target   Target
 	Fallback Fallback
-	Urgency  Urgency
+	// FallbackKernel is what hosts boot by FallbackReboot, "" for what is
+	// installed on each of them.
+	FallbackKernel string
+	Urgency        Urgency
 	// Reason is why, for the audit; an emergency must have one.
 	Reason  string
 	Select  fleet.Selector
@@ -55,6 +58,8 @@ const (
 type Target struct {
 	Action Action
 	Name   string // patch set, kernel version, module, image or unit
+	// From is what a revert of a module or image goes back to, "" for unknown.
+	From string
 }
 
 func (t Target) String() string { return string(t.Action) + " " + t.Name }
@@ -62,6 +67,9 @@ func (t Target) String() string { return string(t.Action) + " " + t.Name }
 // Disrupts says whether a host is out of service while the action runs. A live
 // patch is not: it costs a second or two of latency.
 func (t Target) Disrupts() bool { return t.Action != Live }
+
+// Disrupts says whether any host may be out of service for this policy.
+func (p *Policy) Disrupts() bool { return p.Target.Disrupts() || p.Fallback == FallbackReboot }
 
 // Fallback is what happens to hosts that no bundle fits.
 type Fallback string
@@ -207,7 +215,9 @@ type Debt struct {
 // Timeouts are how long a host may take before it counts as silent or stuck.
 type Timeouts struct {
 	Silent time.Duration // without a sign of life
-	Stuck  time.Duration // from admission to applied
+	Stuck  time.Duration // in one phase of an action
+	Drain  time.Duration // out of rotation
+	Boot   time.Duration // from the last sign of life to the first after the action
 }
 
 // Rate is at most N starts in Per.

@@ -32,7 +32,7 @@ func TestParse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.Name != "ext4-mballoc" || p.Target != (Target{Live, "2026-11-ext4"}) || len(p.Waves) != 4 {
+	if p.Name != "ext4-mballoc" || p.Target != (Target{Action: Live, Name: "2026-11-ext4"}) || len(p.Waves) != 4 {
 		t.Errorf("got %+v", p)
 	}
 	if w := p.Waves[2]; w.Soak != 24*time.Hour || w.Size.Share != 0.1 || w.Name != "10%" {

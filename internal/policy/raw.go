@@ -7,22 +7,24 @@ import (
 
 // document is the YAML as it is written: every scalar keeps its place.
 type document struct {
-	Name        text        `yaml:"name"`
-	Target      *rawTarget  `yaml:"target"`
-	Fallback    text        `yaml:"fallback"`
-	Urgency     text        `yaml:"urgency"`
-	Reason      text        `yaml:"reason"`
-	Select      text        `yaml:"select"`
-	Waves       rawWaves    `yaml:"waves"`
-	Gate        rawGate     `yaml:"gate"`
-	Budgets     []rawBudget `yaml:"budgets"`
-	Windows     []text      `yaml:"windows"`
-	Freezes     []text      `yaml:"freezes"`
-	Unavailable text        `yaml:"unavailable"`
-	Rate        text        `yaml:"rate"`
-	MinInterval text        `yaml:"minInterval"`
-	Debt        rawDebt     `yaml:"debt"`
-	Timeouts    rawTimeouts `yaml:"timeouts"`
+	Name     text       `yaml:"name"`
+	Target   *rawTarget `yaml:"target"`
+	Fallback text       `yaml:"fallback"`
+	// kernel that fallback reboot boots into
+	FallbackKernel text        `yaml:"fallbackKernel"`
+	Urgency        text        `yaml:"urgency"`
+	Reason         text        `yaml:"reason"`
+	Select         text        `yaml:"select"`
+	Waves          rawWaves    `yaml:"waves"`
+	Gate           rawGate     `yaml:"gate"`
+	Budgets        []rawBudget `yaml:"budgets"`
+	Windows        []text      `yaml:"windows"`
+	Freezes        []text      `yaml:"freezes"`
+	Unavailable    text        `yaml:"unavailable"`
+	Rate           text        `yaml:"rate"`
+	MinInterval    text        `yaml:"minInterval"`
+	Debt           rawDebt     `yaml:"debt"`
+	Timeouts       rawTimeouts `yaml:"timeouts"`
 }
 
 type rawTarget struct {
@@ -31,6 +33,7 @@ type rawTarget struct {
 	Module  text `yaml:"module"`
 	Replace text `yaml:"replace"`
 	Restart text `yaml:"restart"`
+	From    text `yaml:"from"`
 }
 
 // rawWaves is the list of waves with the place where it begins.
@@ -107,4 +110,6 @@ type rawDebt struct {
 type rawTimeouts struct {
 	Silent text `yaml:"silent"`
 	Stuck  text `yaml:"stuck"`
+	Drain  text `yaml:"drain"`
+	Boot   text `yaml:"boot"`
 }

@@ -14,6 +14,7 @@ import (
 var (
 	durationPattern = regexp.MustCompile(`^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h|d|w))+$`)
 	unitPattern     = regexp.MustCompile(`([0-9.]+)(ns|us|ms|s|m|h|d|w)`)
+	objectPattern   = regexp.MustCompile(`^[!-~]{1,256}$`)
 	namePattern     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 )
 

@@ -18,10 +18,10 @@ const (
 	Admitted  HostPhase = "admitted"  // told to start
 	Applying  HostPhase = "applying"  // live: fetching, loading, in transition
 	Soaking   HostPhase = "soaking"   // has the target, its wave is not over
-	Draining  HostPhase = "draining"  // reboot: leaving rotation
-	Rebooting HostPhase = "rebooting" // reboot: down
-	Verifying HostPhase = "verifying" // reboot: back, being checked
-	Warming   HostPhase = "warming"   // reboot: in service, not at full strength yet
+	Draining  HostPhase = "draining"  // leaving rotation
+	Rebooting HostPhase = "rebooting" // down: booting, being replaced, its module or unit exchanged
+	Verifying HostPhase = "verifying" // back, being checked
+	Warming   HostPhase = "warming"   // in rotation, not at full strength yet
 	Done      HostPhase = "done"      // has the target, its wave is over
 	Failed    HostPhase = "failed"    // could not apply, and was told to be what it was
 	Reverting HostPhase = "reverting" // told to be what it was before
@@ -39,38 +39,33 @@ type Transition struct {
 	By       string
 }
 
-// Transitions is the one table of host moves: for live and for reboot targets.
+// Transitions is the one table of host moves, whatever the target. A report
+// may be lost or overtaken by a later one, so a host may skip what lies between.
 func Transitions() []Transition {
-	return []Transition{
-		{Waiting, Admitted, "planner"},
-		{Admitted, Applying, "host reports applying"},
-		{Admitted, Soaking, "host reports applied"},
-		{Admitted, Failed, "host reports failed or refused"},
-		{Admitted, Reverting, "abort, revert or withdrawal"},
-		{Applying, Soaking, "host reports applied"},
-		{Applying, Failed, "host reports failed or refused"},
-		{Applying, Reverting, "abort, revert or withdrawal"},
-		{Admitted, Draining, "host reports draining"},
-		{Draining, Rebooting, "host reports rebooting"},
-		{Draining, Failed, "host reports failed"},
-		{Draining, Reverting, "abort or revert"},
-		{Rebooting, Verifying, "host reports from the new boot"},
-		{Rebooting, Failed, "host reports failed"},
-		{Rebooting, Reverting, "revert"},
-		{Verifying, Warming, "host reports verified"},
-		{Verifying, Failed, "host reports failed"},
-		{Verifying, Reverting, "revert"},
-		{Warming, Soaking, "warm-up over"},
-		{Warming, Reverting, "revert"},
-		{Soaking, Done, "wave over"},
-		{Soaking, Failed, "host lost the target"},
-		{Soaking, Reverting, "revert or withdrawal"},
-		{Done, Failed, "host lost the target"},
-		{Done, Reverting, "revert or withdrawal"},
-		{Failed, Reverting, "revert"},
-		{Failed, Waiting, "another try"},
-		{Reverting, Reverted, "host reports what it was before"},
+	return slices.Concat(
+		enter(Admitted, "planner", Waiting),
+		enter(Applying, "host reports applying", Admitted),
+		enter(Draining, "host reports draining", Admitted),
+		enter(Rebooting, "host reports rebooting", Admitted, Draining),
+		enter(Verifying, "host reports verifying: it has acted", Admitted, Draining, Rebooting),
+		enter(Warming, "host reports warming: in rotation again", Admitted, Draining, Rebooting, Verifying),
+		enter(Soaking, "host is what it should be, and in rotation", Admitted, Applying, Draining, Rebooting, Verifying, Warming),
+		enter(Done, "wave over", Soaking),
+		enter(Failed, "host reports failed or refused, or never came back", Admitted, Applying, Draining, Rebooting, Verifying, Warming),
+		enter(Failed, "host lost the target", Soaking, Done),
+		enter(Waiting, "another try", Failed),
+		enter(Reverting, "abort, revert or withdrawal", Admitted, Applying, Draining),
+		enter(Reverting, "revert or withdrawal", Rebooting, Verifying, Warming, Soaking, Done, Failed),
+		enter(Reverted, "host reports what it was before", Reverting),
+		enter(Soaking, "too late: the host had acted already", Reverting),
+	)
+}
+
+func enter(to HostPhase, by string, from ...HostPhase) (out []Transition) {
+	for _, f := range from {
+		out = append(out, Transition{f, to, by})
 	}
+	return out
 }
 
 // CanMove says whether a host may go from one phase to another.
@@ -92,6 +87,16 @@ func Table() string {
 func (p HostPhase) Acting() bool {
 	switch p {
 	case Admitted, Applying, Draining, Rebooting, Verifying, Warming, Reverting:
+		return true
+	}
+	return false
+}
+
+// Acted says that a host in the phase is past the point of no return of an
+// action that disrupts: an abort lets it finish.
+func (p HostPhase) Acted() bool {
+	switch p {
+	case Rebooting, Verifying, Warming, Soaking, Done:
 		return true
 	}
 	return false

@@ -1,0 +1,91 @@
+package control
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"afloat/internal/fleet"
+	"afloat/internal/health"
+	"afloat/internal/policy"
+	"afloat/internal/rollout"
+	"afloat/internal/wire"
+)
+
+// CrashLost is a host that never came back from what it was ordered to do.
+const CrashLost wire.CrashKind = "never-returned"
+
+// silentCrash is how many times the silence limit a host may be quiet after
+// apply, while its neighbours report, before it counts as crashed.
+const silentCrash = 3
+
+// neighbours is the share of the other hosts that must be heard for the
+// silence of one to be its own.
+const neighbours = 0.8
+
+// silence turns hosts that went quiet with the patch into crashes.
+func (t *turn) silence() {
+	for _, r := range t.s.watched() {
+		w := t.m.watch[r.ID]
+		if w == nil || float64(w.heard) < neighbours*float64(w.all-1) || w.heard == 0 {
+			continue
+		}
+		for _, id := range w.silent {
+			if len(t.rec.Crashes) < maxCrashes {
+				t.silentHost(r, id)
+			}
+		}
+		for _, id := range w.lost {
+			if len(t.rec.Crashes) < maxCrashes {
+				t.lostHost(r, id)
+			}
+		}
+	}
+}
+
+func (t *turn) silentHost(r *rollout.Rollout, id fleet.HostID) {
+	h, seen := t.s.hosts[id], t.v.hosts[id]
+	if p := r.HostPhase(h.Phase, h.Wave); p == rollout.Reverting {
+		return
+	}
+	crash := fmt.Sprintf("silent-%d", h.Generation)
+	quiet := t.now.Sub(later(seen.Heard, h.Since))
+	if quiet <= silentCrash*r.Policy.Timeouts.Silent || slices.Contains(h.Crashes, crash) || r.CrashedHost(id) {
+		return
+	}
+	t.crash(seen, *h, health.Crash{Host: id, ID: crash, Kind: health.CrashSilent, Live: h.Live, At: later(seen.Heard, h.Since),
+		Domains: health.Domains(seen.Labels),
+		Text:    fmt.Sprintf("not heard since %s while its neighbours report", seen.Heard.UTC().Format(time.RFC3339))})
+}
+
+// lostCrash is the id of the crash of a host that never came back from an order.
+func lostCrash(h *Host) string { return fmt.Sprintf("lost-%d", h.Generation) }
+
+func (t *turn) lostHost(r *rollout.Rollout, id fleet.HostID) {
+	h, seen := t.s.hosts[id], t.v.hosts[id]
+	if h.Phase == rollout.Reverting || slices.Contains(h.Crashes, lostCrash(h)) {
+		return
+	}
+	t.crash(seen, *h, health.Crash{Host: id, ID: lostCrash(h), Kind: CrashLost, Live: h.Live, At: later(seen.Heard, h.Since),
+		Domains: health.Domains(seen.Labels), Text: neverCame(r, seen)})
+}
+
+// losses takes hosts that never came back for failed, once that was counted.
+func (t *turn) losses() {
+	for _, r := range t.s.watched() {
+		w := t.m.watch[r.ID]
+		if w == nil {
+			continue
+		}
+		for _, id := range w.lost {
+			h, seen := t.s.hosts[id], t.v.hosts[id]
+			if h.Phase != rollout.Reverting && slices.Contains(h.Crashes, lostCrash(h)) && !t.full() {
+				t.move(id, Move{Rollout: r.ID, Wave: h.Wave, To: rollout.Failed, Reason: neverCame(r, seen), Live: t.restores(h)})
+			}
+		}
+	}
+}
+
+func neverCame(r *rollout.Rollout, seen *Seen) string {
+	return fmt.Sprintf("it did not come back within %s, last heard at %s", policy.Span(r.Policy.Timeouts.Boot), seen.Heard.UTC().Format(time.RFC3339))
+}
