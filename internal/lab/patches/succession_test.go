@@ -1,0 +1,150 @@
+package patches
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	_ "embed"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/tools/txtar"
+
+	"afloat/internal/build"
+	"afloat/internal/kernel"
+	"afloat/internal/kit"
+	"afloat/internal/kit/kittest"
+	"afloat/internal/lab"
+)
+
+//go:embed succession.sh
+var successionWords string
+
+// succession is one file of testdata/succession.
+type succession struct {
+	name  string
+	files map[string]string
+	built map[string]*build.Output // by short name
+}
+
+// TestSuccession builds series of live patches and runs their scripts, all in
+// one guest for each kernel: what the kernel does when one live patch follows
+// another, and when callbacks run. Docs state these facts; here they are checked.
+func TestSuccession(t *testing.T) {
+	for _, name := range []string{testKernel, "debian:6.12.117+deb12-amd64"} {
+		t.Run(strings.TrimPrefix(name, "debian:"), func(t *testing.T) {
+			k := kittest.Open(t, name)
+			if os.Getenv("AFLOAT_PATCHES") == "" {
+				t.Skip("loads live patches in a guest with AFLOAT_PATCHES=1, as `make patches` does")
+			}
+			series := readSuccessions(t)
+			for _, s := range series {
+				s.build(t, k)
+			}
+			h := boot(t, k)
+			if h == nil {
+				t.Skip("no guest")
+			}
+			for _, s := range series {
+				t.Run(s.name, func(t *testing.T) { s.run(t, k, h) })
+			}
+		})
+	}
+}
+
+func readSuccessions(t *testing.T) []*succession {
+	t.Helper()
+	paths, err := filepath.Glob("testdata/succession/*.txtar")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("%d files, %v", len(paths), err)
+	}
+	var out []*succession
+	for _, path := range paths {
+		archive, err := txtar.ParseFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &succession{name: strings.TrimSuffix(filepath.Base(path), ".txtar"), files: map[string]string{}, built: map[string]*build.Output{}}
+		for _, f := range archive.Files {
+			s.files[f.Name] = string(f.Data)
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// build follows the build file: each line is "NAME PATCH" or "NAME on EARLIER PATCH".
+func (s *succession) build(t *testing.T, k *kit.Kit) {
+	t.Helper()
+	public, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(s.files["build"]) {
+		words := strings.Fields(line)
+		input := words[len(words)-1]
+		o := build.Options{Kit: k, Name: words[0], Patches: []build.Input{{Name: input, Text: []byte(s.files[input])}},
+			Key: key, WorkDir: t.TempDir(), Now: time.Now()}
+		if len(words) == 4 {
+			if o.On, err = build.ReadEarlier(s.built[words[2]].File, public); err != nil {
+				t.Fatal(err)
+			}
+		}
+		out, err := build.Build(t.Context(), o)
+		if err != nil {
+			t.Fatalf("%s: %s: %v", s.name, words[0], err)
+		}
+		s.built[words[0]] = out
+	}
+}
+
+// run puts the live patches into the guest and runs the script there.
+func (s *succession) run(t *testing.T, k *kit.Kit, h *lab.Host) {
+	ctx, cancel := context.WithTimeout(t.Context(), guestLimit)
+	defer cancel()
+	folder := "/tmp/" + s.name + "/"
+	put := func(name string, content []byte) {
+		t.Helper()
+		if err := h.Put(ctx, folder+name, 0o644, content); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var names bytes.Buffer
+	for name, out := range s.built {
+		put(name+".ko", out.Module)
+		fmt.Fprintf(&names, "%s %s\n", name, out.Manifest.Module)
+	}
+	for name := range strings.FieldsSeq(s.files["modules"]) {
+		put(name+".ko", module(t, k, name))
+	}
+	put("names", names.Bytes())
+	out, err := h.Exec(ctx, "sh", "-ec", "cd "+folder+"\n"+successionWords+s.files["script"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out.Code != 0 {
+		t.Errorf("exit code %d:\n%s", out.Code, out.Output())
+	}
+}
+
+// module is a module of the kernel, ready for insmod.
+func module(t *testing.T, k *kit.Kit, name string) []byte {
+	t.Helper()
+	path, err := k.Module(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := kernel.Decompress(packed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content
+}
