@@ -45,7 +45,7 @@ func Describe(j converge.Journal, o converge.Observed, now time.Duration, last c
 		r.Reason = strings.TrimSuffix("by the owner's decision at the host: "+r.Reason, ": ")
 	}
 	if j.Ending != nil && j.Ending.Order == order {
-		r.ApplyMS = j.Ending.MS
+		r.ApplyMS, r.UnpatchedMS = j.Ending.MS, j.Ending.UnpatchedMS
 	}
 	for _, p := range o.Patches {
 		r.Live = append(r.Live, livePatch(j, p))

@@ -58,16 +58,19 @@ type Record struct {
 	Time time.Time `json:"time"`
 	Boot string    `json:"boot"`
 	// Uptime is CLOCK_BOOTTIME when the record was made.
-	Uptime  time.Duration `json:"uptime_ns,omitempty"`
-	Order   Order         `json:"order,omitzero"`
-	Digest  bundle.Digest `json:"digest,omitempty"`
-	Module  string        `json:"module,omitempty"`
-	Reason  string        `json:"reason,omitempty"`
-	Phase   wire.Phase    `json:"phase,omitempty"`
-	Clean   bool          `json:"clean,omitempty"` // boot: the last boot ended in order
-	Retry   bool          `json:"retry,omitempty"` // failed: worth another try in this boot
-	MS      int64         `json:"ms,omitempty"`    // applied: load and transition
-	Permit  *Permit       `json:"permit,omitempty"`
+	Uptime time.Duration `json:"uptime_ns,omitempty"`
+	Order  Order         `json:"order,omitzero"`
+	Digest bundle.Digest `json:"digest,omitempty"`
+	Module string        `json:"module,omitempty"`
+	Reason string        `json:"reason,omitempty"`
+	Phase  wire.Phase    `json:"phase,omitempty"`
+	Clean  bool          `json:"clean,omitempty"` // boot: the last boot ended in order
+	Retry  bool          `json:"retry,omitempty"` // failed: worth another try in this boot
+	MS     int64         `json:"ms,omitempty"`    // applied: load and transition
+	Permit *Permit       `json:"permit,omitempty"`
+	// For is what a live patch is removed for: the one that cannot replace it.
+	For     bundle.Digest `json:"for,omitempty"`
+	Trail   Trail         `json:"trail,omitzero"` // intent
 	Desired *wire.Desired `json:"desired,omitempty"`
 	Crash   *wire.Crash   `json:"crash,omitempty"`
 	// Nonce, Action and Object are those of an ordered action; boot: of the
@@ -87,6 +90,7 @@ type Own struct {
 	Applied  time.Duration `json:"applied_ns,omitempty"` // CLOCK_BOOTTIME when the transition ended, 0 before
 	Proven   bool          `json:"proven,omitempty"`     // in this boot
 	Removing bool          `json:"removing,omitempty"`
+	Trail    Trail         `json:"trail,omitzero"`
 }
 
 // Kept is the live patch the host had when the last boot ended.
@@ -105,6 +109,9 @@ type Ending struct {
 	Digest bundle.Digest `json:"digest,omitempty"`
 	Reason string        `json:"reason,omitempty"`
 	MS     int64         `json:"ms,omitempty"`
+	// UnpatchedMS is how long tasks ran without any live patch, because the
+	// one before could not be replaced in one step.
+	UnpatchedMS int64 `json:"unpatched_ms,omitempty"`
 }
 
 // Past is a live patch that was applied here, and the first order that named it.
@@ -119,6 +126,7 @@ type Intent struct {
 	Digest  bundle.Digest `json:"digest"`
 	Module  string        `json:"module"`
 	Started time.Duration `json:"started_ns"`
+	Trail   Trail         `json:"trail,omitzero"`
 }
 
 // Local is the host owner's decision. It holds until the server's generation
@@ -149,6 +157,7 @@ type Journal struct {
 	Open      *Intent         `json:"open,omitempty"`
 	Own       []Own           `json:"own,omitempty"` // oldest first
 	Kept      *Kept           `json:"kept,omitempty"`
+	Exchange  *Exchange       `json:"exchange,omitempty"`
 	// Undone is the order under which something was taken off last.
 	Undone Order   `json:"undone,omitzero"`
 	Ending *Ending `json:"ending,omitempty"` // of the newest order that ended
@@ -231,7 +240,7 @@ func foldBoot(j Journal, r Record) (Journal, error) {
 	}
 	j = j.deedOver(r)
 	j.Boot, j.Ended = r.Boot, false
-	j.Own, j.Open = nil, nil
+	j.Own, j.Open, j.Exchange = nil, nil, nil
 	return j, nil
 }
 
@@ -311,7 +320,7 @@ func foldIntent(j Journal, r Record) (Journal, error) {
 	if r.Permit != nil {
 		j.Permit = r.Permit
 	}
-	j.Open = &Intent{Order: r.Order, Digest: r.Digest, Module: r.Module, Started: r.Uptime}
+	j.Open = &Intent{Order: r.Order, Digest: r.Digest, Module: r.Module, Started: r.Uptime, Trail: r.Trail}
 	return j, nil
 }
 
@@ -325,7 +334,7 @@ func foldLoaded(j Journal, r Record) (Journal, error) {
 	}
 	j.Loads = tail(append(slices.Clone(j.Loads), key), maxLoads)
 	j.Own = append(slices.Clone(j.Own), Own{
-		Digest: j.Open.Digest, Module: j.Open.Module, Order: j.Open.Order, Started: j.Open.Started,
+		Digest: j.Open.Digest, Module: j.Open.Module, Order: j.Open.Order, Started: j.Open.Started, Trail: j.Open.Trail,
 	})
 	j.Open = nil
 	return j, nil
@@ -337,6 +346,9 @@ func foldFailed(j Journal, r Record) (Journal, error) {
 	}
 	if !r.Retry {
 		j.Ending = &Ending{Order: r.Order, Phase: wire.PhaseFailed, Digest: j.Open.Digest, Reason: r.Reason}
+		if j.Exchange != nil {
+			j.Ending.Reason += "; the live patch before it had to come off first, so none is applied"
+		}
 	}
 	j.Open = nil
 	return j, nil
@@ -362,6 +374,10 @@ func foldApplied(j Journal, r Record) (Journal, error) {
 		j.Ran = tail(append(slices.Clone(j.Ran), Past{own.Digest, own.Order}), maxRan)
 	}
 	j.Ending = &Ending{Order: own.Order, Phase: wire.PhaseApplied, Digest: own.Digest, MS: r.MS}
+	if x := j.Exchange; x != nil {
+		j.Ending.UnpatchedMS = max(1, (r.Uptime - x.Since).Milliseconds())
+		j.Exchange = nil
+	}
 	return j, nil
 }
 
@@ -394,6 +410,16 @@ func foldRemoving(j Journal, r Record) (Journal, error) {
 	j.Own = slices.Clone(j.Own)
 	j.Own[i].Removing = true
 	j.Undone = r.Order
+	if r.For != "" {
+		since := r.Uptime
+		if j.Exchange != nil {
+			since = j.Exchange.Since
+		}
+		j.Exchange = &Exchange{Order: r.Order, Digest: r.For, Since: since}
+		if r.Permit != nil {
+			j.Permit = r.Permit
+		}
+	}
 	return j, nil
 }
 
@@ -421,7 +447,7 @@ func foldReached(j Journal, r Record) (Journal, error) {
 		if len(j.Own) > 0 {
 			return j, errors.New("live patches of ours are still loaded")
 		}
-		j.Kept = nil
+		j.Kept, j.Exchange = nil, nil
 	case wire.PhaseApplied:
 	default:
 		return j, fmt.Errorf("phase %q does not end an order", r.Phase)

@@ -15,7 +15,7 @@ import (
 // what only delays it comes last, and the bundle is fetched in between.
 func (t *turn) load() Action {
 	for _, check := range []func() *Action{
-		t.once, t.withdrawn, t.foreign, t.fetched, t.fits, t.nameFree, t.tries, t.settled, t.permitted,
+		t.once, t.withdrawn, t.foreign, t.fetched, t.fits, t.nameFree, t.tries, t.settled, t.permitted, t.makeWay,
 	} {
 		if a := check(); a != nil {
 			return *a
@@ -24,9 +24,7 @@ func (t *turn) load() Action {
 	m := t.o.Bundles[t.target].Manifest
 	r := t.record(RecordIntent)
 	r.Order, r.Digest, r.Module = t.order, t.target, m.Module
-	if t.needsPermit() {
-		r.Permit = t.o.Permit
-	}
+	r.Permit, r.Trail = t.permitToUse(), TrailOf(m)
 	return Action{Kind: Load, Phase: wire.PhaseApplying, Digest: t.target, Module: m.Module, Record: &r, Reason: "loading " + m.Name}
 }
 
@@ -98,8 +96,7 @@ func Unfit(m bundle.Manifest, o Observed) string {
 	return ""
 }
 
-// nameFree makes way when the module's name is taken: by an earlier live patch
-// of ours, which then comes off first, or by a module that is not ours.
+// nameFree refuses where a module that is not ours has the name.
 func (t *turn) nameFree() *Action {
 	name := t.o.Bundles[t.target].Manifest.Module
 	switch {
@@ -108,7 +105,7 @@ func (t *turn) nameFree() *Action {
 	case t.j.own(name) < 0:
 		return t.refuse("cannot load bundle %s: a module %s is loaded, and not by afloat", t.target.Short(), name)
 	}
-	return t.takeOff(t.j.Own[t.j.own(name)])
+	return nil
 }
 
 func (t *turn) tries() *Action {
@@ -154,10 +151,19 @@ func (t *turn) holdsPermit(phase wire.Phase) *Action {
 	return nil
 }
 
+// permitToUse is the permit that loading the target uses up to its seq, or nil.
+func (t *turn) permitToUse() *Permit {
+	if !t.needsPermit() {
+		return nil
+	}
+	return t.o.Permit
+}
+
 // needsPermit: a rollout's new live patch does. The owner's own decision, what
-// is proven here, and going back to what ran here before do not.
+// is proven here, going back to what ran here before, and what another was
+// taken off for already do not.
 func (t *turn) needsPermit() bool {
-	if t.order.Local != 0 || t.j.Desired.Rollout == "" {
+	if t.order.Local != 0 || t.j.Desired.Rollout == "" || t.exchanging() {
 		return false
 	}
 	if k := t.j.Kept; k != nil && k.Digest == t.target && k.Proven {

@@ -44,8 +44,9 @@ type model struct {
 
 type modelPatch struct {
 	Patch
-	until time.Duration
-	stall bool
+	digest bundle.Digest
+	until  time.Duration
+	stall  bool
 }
 
 type modelBundle struct {
@@ -68,7 +69,28 @@ func newModel(t *rapid.T) *model {
 			stall:    n == 3, refused: n == 4,
 		}
 	}
+	m.addTrails()
 	return m
+}
+
+// addTrails makes digest 2 one that is built on digest 1 and takes over from it.
+// Beside that, nothing that changes more than code may be replaced in one step.
+func (m *model) addTrails() {
+	a, b := bundle.Source{Name: "a", SHA256: "aa"}, bundle.Source{Name: "b", SHA256: "bb"}
+	first, second, third := m.bundles[digestOf(1)], m.bundles[digestOf(2)], m.bundles[digestOf(3)]
+	first.manifest.Sources = []bundle.Source{a}
+	first.manifest.Callbacks = []bundle.Callback{{Object: "vmlinux", Kind: "post_unpatch", Function: "undo"}}
+	second.manifest.Sources = []bundle.Source{a, b}
+	second.manifest.States = []bundle.State{{ID: 1, Version: 2}}
+	third.manifest.Sources = []bundle.Source{b}
+	third.manifest.States = []bundle.State{{ID: 1, Version: 1}}
+	m.bundles[digestOf(1)], m.bundles[digestOf(2)], m.bundles[digestOf(3)] = first, second, third
+}
+
+// mayReplace lists which digest may follow which without anything in between.
+var mayReplace = map[[2]bundle.Digest]bool{
+	{digestOf(1), digestOf(2)}: true, {digestOf(3), digestOf(2)}: true,
+	{digestOf(4), digestOf(1)}: true, {digestOf(4), digestOf(2)}: true, {digestOf(4), digestOf(3)}: true,
 }
 
 func (m *model) boot() string { return fmt.Sprint("boot-", m.boots) }
@@ -176,9 +198,14 @@ func (m *model) load(a Action) error {
 	b := m.bundles[a.Digest]
 	moving := slices.ContainsFunc(m.patches, func(p modelPatch) bool { return p.Transition })
 	r := Record{Kind: RecordFailed, Boot: m.boot(), Order: a.Record.Order, Digest: a.Digest, Module: a.Module, Reason: "refused by the kernel"}
+	for _, p := range m.patches {
+		if p.Enabled && !p.Transition && !mayReplace[[2]bundle.Digest{p.digest, a.Digest}] {
+			m.t.Fatalf("%s is loaded over %s, which it must not replace", a.Module, p.Name)
+		}
+	}
 	if !b.refused && !moving && !slices.Contains(m.modules, a.Module) {
 		m.modules = append(m.modules, a.Module)
-		m.patches = append(m.patches, modelPatch{Patch: Patch{Name: a.Module, Enabled: true, Transition: true}, until: m.clock + b.takes, stall: b.stall})
+		m.patches = append(m.patches, modelPatch{Patch: Patch{Name: a.Module, Enabled: true, Transition: true}, digest: a.Digest, until: m.clock + b.takes, stall: b.stall})
 		key := fmt.Sprint(m.boot(), a.Record.Order)
 		m.loads[key]++
 		if m.loads[key] > 1 {

@@ -238,6 +238,9 @@ func (t *turn) keep(own Own) Action {
 	default:
 		a.Reason, a.After = "applied, not yet proven", t.untilProven(own)
 	}
+	if ms := t.j.Ending.UnpatchedMS; ms > 0 {
+		a.Reason += fmt.Sprintf("; unpatched for %d ms, because it could not replace the one before in one step", ms)
+	}
 	return *a
 }
 

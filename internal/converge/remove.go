@@ -59,10 +59,14 @@ func (t *turn) cleanOne(own Own) *Action {
 	return a
 }
 
-// cleanPhase: tidying up after a replace is not a revert.
+// cleanPhase: tidying up after a replace is not a revert, and neither is making way.
 func (t *turn) cleanPhase() wire.Phase {
-	if own := t.current(); own != nil && own.Digest == t.target && own.Applied != 0 {
+	own := t.current()
+	switch {
+	case own != nil && own.Digest == t.target && own.Applied != 0:
 		return wire.PhaseApplied
+	case t.target != "" && !t.ended():
+		return wire.PhaseApplying
 	}
 	return wire.PhaseReverting
 }

@@ -153,8 +153,11 @@ type Report struct {
 	Phase      Phase        `json:"phase"`
 	Reason     string       `json:"reason,omitempty"`
 	// ApplyMS is how long the last load and transition took on this host, download excluded.
-	ApplyMS int64   `json:"apply_ms,omitempty"`
-	Crashes []Crash `json:"crashes,omitempty"` // all evidence of the last 7 days, oldest first, at most 32
+	ApplyMS int64 `json:"apply_ms,omitempty"`
+	// UnpatchedMS is how long tasks ran without a live patch before the last one
+	// was applied, because it could not replace the one before in one step.
+	UnpatchedMS int64   `json:"unpatched_ms,omitempty"`
+	Crashes     []Crash `json:"crashes,omitempty"` // all evidence of the last 7 days, oldest first, at most 32
 	// Nonce is the last one whose action was carried out: for a boot, proved by
 	// a new boot id. "" before the first.
 	Nonce string `json:"nonce,omitempty"`
