@@ -9,7 +9,9 @@ import (
 	"slices"
 
 	"afloat/internal/bundle"
+	"afloat/internal/elfdiff"
 	"afloat/internal/kernel"
+	"afloat/internal/klpmod"
 	"afloat/internal/patch"
 )
 
@@ -117,6 +119,40 @@ func (o *Options) applyAll(read func(string) ([]byte, error), patches []*patch.P
 		}
 	}
 	return nil, err
+}
+
+// takesOver refuses a live patch that the kernel would not let replace the
+// earlier one, and notes which of the earlier one's callbacks will not undo what they did.
+func (e *Earlier) takesOver(stats klpmod.Stats) (notes []string, err error) {
+	var refusals []elfdiff.Refusal
+	for _, s := range e.Manifest.States {
+		i := slices.IndexFunc(stats.States, func(now klpmod.State) bool { return now.ID == s.ID })
+		r := elfdiff.Refusal{Class: elfdiff.ClassAuthor, Symbol: fmt.Sprintf("state %#x", s.ID)}
+		switch {
+		case i < 0:
+			r.Why = fmt.Sprintf("%s has it in version %d, and the diffs together have it no more", e.Manifest.Name, s.Version)
+			r.Hint = "keep the state, in a higher version if what it stands for changes"
+		case stats.States[i].Version < s.Version:
+			r.Why = fmt.Sprintf("%s has it in version %d, above %d", e.Manifest.Name, s.Version, stats.States[i].Version)
+			r.Source, r.Hint = stats.States[i].Source, "a state's version never goes down"
+		default:
+			continue
+		}
+		refusals = append(refusals, r)
+	}
+	if len(refusals) > 0 {
+		return nil, &elfdiff.RefusedError{Refusals: refusals}
+	}
+	for _, c := range e.Manifest.Callbacks {
+		kept := slices.ContainsFunc(stats.Callbacks, func(now klpmod.Callback) bool {
+			return now.Object == c.Object && now.Kind.String() == c.Kind && now.Function == c.Function
+		})
+		if !kept && (c.Kind == elfdiff.PreUnpatch.String() || c.Kind == elfdiff.PostUnpatch.String()) {
+			notes = append(notes, fmt.Sprintf("%s of %s, %s of %s, is no more: where this live patch replaces that one, nothing calls it",
+				c.Function, e.Manifest.Name, c.Kind, c.Object))
+		}
+	}
+	return notes, nil
 }
 
 func hexSum(b []byte) string {

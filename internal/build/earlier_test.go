@@ -5,14 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"afloat/internal/bundle"
+	"afloat/internal/elfdiff"
 	"afloat/internal/kernel"
 	"afloat/internal/kit"
+	"afloat/internal/klpmod"
 	"afloat/internal/patch"
 )
 
@@ -135,6 +138,30 @@ func TestClash(t *testing.T) {
 				t.Errorf("conflicts with %q, earlier %v; want %q, %v", clash.With, clash.Earlier, tc.with, tc.inOther)
 			}
 		})
+	}
+}
+
+func TestTakesOver(t *testing.T) {
+	e := &Earlier{Manifest: bundle.Manifest{Name: "first", States: []bundle.State{{ID: 1, Version: 2}, {ID: 7}},
+		Callbacks: []bundle.Callback{{Object: "vmlinux", Kind: "pre_patch", Function: "begin"}, {Object: "ext4", Kind: "post_unpatch", Function: "end"}}}}
+	end := klpmod.Callback{Object: "ext4", Kind: elfdiff.PostUnpatch, Function: "end"}
+	for _, tc := range []struct {
+		name  string
+		stats klpmod.Stats
+		why   string
+		notes int
+	}{
+		{"everything", klpmod.Stats{States: []klpmod.State{{ID: 7}, {ID: 1, Version: 2}}, Callbacks: []klpmod.Callback{end}}, "", 0},
+		{"a higher version", klpmod.Stats{States: []klpmod.State{{ID: 7}, {ID: 1, Version: 3}}, Callbacks: []klpmod.Callback{end}}, "", 0},
+		{"a lower version", klpmod.Stats{States: []klpmod.State{{ID: 7}, {ID: 1, Version: 1}}}, "in version 2, above 1", 0},
+		{"a state less", klpmod.Stats{States: []klpmod.State{{ID: 1, Version: 2}}}, "have it no more", 0},
+		{"a callback less", klpmod.Stats{States: []klpmod.State{{ID: 7}, {ID: 1, Version: 2}}}, "", 1},
+	} {
+		notes, err := e.takesOver(tc.stats)
+		refused, ok := errors.AsType[*elfdiff.RefusedError](err)
+		if ok != (tc.why != "") || ok && (len(refused.Refusals) != 1 || !strings.Contains(refused.Refusals[0].Why, tc.why)) || len(notes) != tc.notes {
+			t.Errorf("%s: notes %q, error %v", tc.name, notes, err)
+		}
 	}
 }
 

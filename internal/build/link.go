@@ -46,6 +46,13 @@ func (b *builder) link(ctx context.Context) (*Draft, error) {
 	if err != nil {
 		return nil, err
 	}
+	if b.On != nil {
+		notes, err := b.On.takesOver(stats)
+		if err != nil {
+			return nil, err
+		}
+		b.notes = append(b.notes, notes...)
+	}
 	return &Draft{Manifest: b.manifest(name, stats), Module: module}, nil
 }
 
