@@ -157,7 +157,7 @@ type Journal struct {
 	Open      *Intent         `json:"open,omitempty"`
 	Own       []Own           `json:"own,omitempty"` // oldest first
 	Kept      *Kept           `json:"kept,omitempty"`
-	Exchange  *Exchange       `json:"exchange,omitempty"`
+	Gap       *Gap            `json:"gap,omitempty"`
 	// Undone is the order under which something was taken off last.
 	Undone Order   `json:"undone,omitzero"`
 	Ending *Ending `json:"ending,omitempty"` // of the newest order that ended
@@ -240,7 +240,7 @@ func foldBoot(j Journal, r Record) (Journal, error) {
 	}
 	j = j.deedOver(r)
 	j.Boot, j.Ended = r.Boot, false
-	j.Own, j.Open, j.Exchange = nil, nil, nil
+	j.Own, j.Open, j.Gap = nil, nil, nil
 	return j, nil
 }
 
@@ -346,7 +346,7 @@ func foldFailed(j Journal, r Record) (Journal, error) {
 	}
 	if !r.Retry {
 		j.Ending = &Ending{Order: r.Order, Phase: wire.PhaseFailed, Digest: j.Open.Digest, Reason: r.Reason}
-		if j.Exchange != nil {
+		if j.Gap != nil {
 			j.Ending.Reason += "; the live patch before it had to come off first, so none is applied"
 		}
 	}
@@ -374,9 +374,9 @@ func foldApplied(j Journal, r Record) (Journal, error) {
 		j.Ran = tail(append(slices.Clone(j.Ran), Past{own.Digest, own.Order}), maxRan)
 	}
 	j.Ending = &Ending{Order: own.Order, Phase: wire.PhaseApplied, Digest: own.Digest, MS: r.MS}
-	if x := j.Exchange; x != nil {
+	if x := j.Gap; x != nil {
 		j.Ending.UnpatchedMS = max(1, (r.Uptime - x.Since).Milliseconds())
-		j.Exchange = nil
+		j.Gap = nil
 	}
 	return j, nil
 }
@@ -412,10 +412,10 @@ func foldRemoving(j Journal, r Record) (Journal, error) {
 	j.Undone = r.Order
 	if r.For != "" {
 		since := r.Uptime
-		if j.Exchange != nil {
-			since = j.Exchange.Since
+		if j.Gap != nil {
+			since = j.Gap.Since
 		}
-		j.Exchange = &Exchange{Order: r.Order, Digest: r.For, Since: since}
+		j.Gap = &Gap{Order: r.Order, Digest: r.For, Since: since}
 		if r.Permit != nil {
 			j.Permit = r.Permit
 		}
@@ -447,7 +447,7 @@ func foldReached(j Journal, r Record) (Journal, error) {
 		if len(j.Own) > 0 {
 			return j, errors.New("live patches of ours are still loaded")
 		}
-		j.Kept, j.Exchange = nil, nil
+		j.Kept, j.Gap = nil, nil
 	case wire.PhaseApplied:
 	default:
 		return j, fmt.Errorf("phase %q does not end an order", r.Phase)

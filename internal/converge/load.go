@@ -163,7 +163,7 @@ func (t *turn) permitToUse() *Permit {
 // is proven here, going back to what ran here before, and what another was
 // taken off for already do not.
 func (t *turn) needsPermit() bool {
-	if t.order.Local != 0 || t.j.Desired.Rollout == "" || t.exchanging() {
+	if t.order.Local != 0 || t.j.Desired.Rollout == "" || t.inGap() {
 		return false
 	}
 	if k := t.j.Kept; k != nil && k.Digest == t.target && k.Proven {

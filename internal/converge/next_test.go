@@ -49,8 +49,8 @@ func running() situation {
 	return s
 }
 
-// exchanging is running, and told to run digest 2, which has digest 1's state in a lower version.
-func exchanging() situation {
+// succeeding is running, and told to run digest 2, which has digest 1's state in a lower version.
+func succeeding() situation {
 	s := running()
 	s.j.Own[0].Trail = Trail{States: []bundle.State{{ID: 1, Version: 2}}}
 	s.j.Desired.Generation, s.j.Desired.Live = 8, digestOf(2)
@@ -164,19 +164,19 @@ func TestNext(t *testing.T) {
 			s.j.Desired.Live = ""
 			s.o.Patches = append(s.o.Patches, Patch{Name: "kpatch_x", Enabled: true})
 		}, Disable, wire.PhaseReverting, "m1"},
-		{"another, in one step", exchanging, func(s *situation) { s.o.Bundles[digestOf(2)].Manifest.States[0].Version = 2 }, Load, wire.PhaseApplying, "loading p2"},
-		{"another, not in one step", exchanging, func(s *situation) {}, Disable, wire.PhaseApplying, "disabling m1, which p2 cannot replace in one step: it has state 0x1 in version 1, below 2"},
-		{"another, but not without a permit", exchanging, func(s *situation) { s.o.Permit = nil }, Wait, wire.PhaseWaiting, "no permit"},
-		{"another, but not before it is there", exchanging, func(s *situation) { delete(s.o.Bundles, digestOf(2)) }, Fetch, wire.PhaseApplying, "fetching"},
-		{"another, after the permit lapsed between the steps", exchanging, func(s *situation) {
+		{"another, in one step", succeeding, func(s *situation) { s.o.Bundles[digestOf(2)].Manifest.States[0].Version = 2 }, Load, wire.PhaseApplying, "loading p2"},
+		{"another, not in one step", succeeding, func(s *situation) {}, Disable, wire.PhaseApplying, "disabling m1, which p2 cannot replace in one step: it has state 0x1 in version 1, below 2"},
+		{"another, but not without a permit", succeeding, func(s *situation) { s.o.Permit = nil }, Wait, wire.PhaseWaiting, "no permit"},
+		{"another, but not before it is there", succeeding, func(s *situation) { delete(s.o.Bundles, digestOf(2)) }, Fetch, wire.PhaseApplying, "fetching"},
+		{"another, after the permit lapsed between the steps", succeeding, func(s *situation) {
 			s.o.Permit, s.j.Own, s.o.Patches, s.o.Modules = nil, nil, nil, nil
-			s.j.Exchange = &Exchange{Order: Order{Generation: 8}, Digest: digestOf(2)}
+			s.j.Gap = &Gap{Order: Order{Generation: 8}, Digest: digestOf(2)}
 		}, Load, wire.PhaseApplying, "loading p2"},
-		{"a permit for one exchange is none for the next", exchanging, func(s *situation) {
+		{"a permit for one gap is none for the next", succeeding, func(s *situation) {
 			s.o.Permit, s.j.Own, s.o.Patches, s.o.Modules = nil, nil, nil, nil
-			s.j.Exchange = &Exchange{Order: Order{Generation: 7}, Digest: digestOf(2)}
+			s.j.Gap = &Gap{Order: Order{Generation: 7}, Digest: digestOf(2)}
 		}, Wait, wire.PhaseWaiting, "no permit"},
-		{"another of the same name", exchanging, func(s *situation) {
+		{"another of the same name", succeeding, func(s *situation) {
 			s.j.Own[0].Trail = Trail{}
 			s.o.Bundles[digestOf(2)].Manifest.Module = "m1"
 		}, Disable, wire.PhaseApplying, "both have that name"},

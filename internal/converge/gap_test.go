@@ -37,9 +37,9 @@ func TestHinders(t *testing.T) {
 	}
 }
 
-// TestUnpatchedIsMeasured folds an exchange: from the disabling of the one to the end of the other's transition.
+// TestUnpatchedIsMeasured folds a gap: from the disabling of the one to the end of the other's transition.
 func TestUnpatchedIsMeasured(t *testing.T) {
-	s := exchanging()
+	s := succeeding()
 	must := func(r Record) {
 		t.Helper()
 		j, err := s.j.Fold(r)
@@ -63,8 +63,8 @@ func TestUnpatchedIsMeasured(t *testing.T) {
 	s.o.Patches, s.o.Modules = []Patch{{Name: "m2", Enabled: true}}, []string{"m2"}
 	s.now += 500 * time.Millisecond
 	must(*Next(nil, s.j, s.o, s.now).Record) // applied
-	if s.j.Ending == nil || s.j.Ending.UnpatchedMS != 800 || s.j.Exchange != nil {
-		t.Errorf("ending is %+v, exchange %+v", s.j.Ending, s.j.Exchange)
+	if s.j.Ending == nil || s.j.Ending.UnpatchedMS != 800 || s.j.Gap != nil {
+		t.Errorf("ending is %+v, gap %+v", s.j.Ending, s.j.Gap)
 	}
 	if a := Next(nil, s.j, s.o, s.now); a.Phase != wire.PhaseApplied || !strings.Contains(a.Reason, "unpatched for 800 ms") {
 		t.Errorf("%s: %s", a.Phase, a.Reason)
@@ -73,9 +73,9 @@ func TestUnpatchedIsMeasured(t *testing.T) {
 
 // TestRefusedAfterMakingWay: nothing is applied then, and that is said.
 func TestRefusedAfterMakingWay(t *testing.T) {
-	s := exchanging()
+	s := succeeding()
 	s.j.Own, s.o.Patches, s.o.Modules = nil, nil, nil
-	s.j.Exchange = &Exchange{Order: Order{Generation: 8}, Digest: digestOf(2)}
+	s.j.Gap = &Gap{Order: Order{Generation: 8}, Digest: digestOf(2)}
 	intent := *Next(nil, s.j, s.o, s.now).Record
 	failed := intent
 	failed.Kind, failed.Reason = RecordFailed, "no such symbol"

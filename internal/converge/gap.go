@@ -77,18 +77,18 @@ func (tr Trail) Hinders(m *bundle.Manifest) string {
 	return ""
 }
 
-// Exchange is a live patch that was taken off to make way for another, which is
+// Gap is a live patch that was taken off to make way for another, which is
 // not applied yet.
-type Exchange struct {
+type Gap struct {
 	Order  Order         `json:"order"`
 	Digest bundle.Digest `json:"digest"` // of the coming one
 	// Since is the CLOCK_BOOTTIME from which on tasks run unpatched.
 	Since time.Duration `json:"since_ns"`
 }
 
-// exchanging says that the target's predecessor was taken off for it already.
-func (t *turn) exchanging() bool {
-	x := t.j.Exchange
+// inGap says that the target's predecessor was taken off for it already.
+func (t *turn) inGap() bool {
+	x := t.j.Gap
 	return x != nil && x.Order == t.order && x.Digest == t.target
 }
 
