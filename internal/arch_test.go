@@ -19,7 +19,7 @@ var order = []struct {
 	pure bool
 }{
 	{"patch", true}, {"kernel", true}, {"kit", false}, {"kbuild", false}, {"elfdiff", true},
-	{"proof", true}, {"klpmod", false}, {"bundle", true}, {"build", false},
+	{"proof", true}, {"klpmod", false}, {"bundle", true}, {"risk", true}, {"build", false},
 	{"fleet", true}, {"policy", true}, {"wire", true}, {"health", true}, {"gate", true},
 	{"rollout", true}, {"plan", true}, {"control", true},
 	{"flags", false}, {"converge", true}, {"livepatch", false}, {"boot", false}, {"drain", false}, {"crash", false}, {"agent", false},

@@ -21,6 +21,7 @@ import (
 	"afloat/internal/kbuild"
 	"afloat/internal/kit"
 	"afloat/internal/patch"
+	"afloat/internal/risk"
 )
 
 // Options say what to build.
@@ -127,6 +128,7 @@ type builder struct {
 	applied *patch.Result
 	units   []kbuild.Unit
 	tables  kit.Tables
+	code    *risk.Code
 	parts   []*part
 	notes   []string
 }
@@ -268,8 +270,10 @@ func (b *builder) compile(ctx context.Context) error {
 		return err
 	})
 	group.Go(func() (err error) {
-		b.tables, err = b.Kit.Tables()
-		return err
+		if b.tables, err = b.Kit.Tables(); err != nil {
+			return err
+		}
+		return b.readCode()
 	})
 	if err := group.Wait(); err != nil {
 		return err

@@ -53,7 +53,11 @@ func (b *builder) link(ctx context.Context) (*Draft, error) {
 		}
 		b.notes = append(b.notes, notes...)
 	}
-	return &Draft{Manifest: b.manifest(name, stats), Module: module}, nil
+	m := b.manifest(name, stats)
+	if err := b.weigh(&m, modules); err != nil {
+		return nil, err
+	}
+	return &Draft{Manifest: m, Module: module}, nil
 }
 
 // prove checks every differing original against the shipped vmlinux or module

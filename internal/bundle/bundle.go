@@ -145,7 +145,40 @@ type Evidence struct {
 	BootTest []string `json:"boot_test,omitempty"` // what the exact kernel did with it in a virtual machine, in sentences
 	BuildMS  int64    `json:"build_ms,omitempty"`  // wall time of the build
 	NextBoot []string `json:"next_boot,omitempty"` // changed functions that ran at boot in their old form: not in effect before the next one
-	Notes    []string `json:"notes,omitempty"`     // risk notes
+	// LoadMS is how long the module took to load in the boot test, in
+	// milliseconds without hardware virtualisation; 0 where none was run.
+	LoadMS int64    `json:"load_ms,omitempty"`
+	Notes  []string `json:"notes,omitempty"` // what else the build found, in sentences
+	// LivePatching is what the kernel's configuration has for live patching, in a sentence.
+	LivePatching string `json:"live_patching,omitempty"`
+	// Risks are what may go wrong although the live patch is right.
+	Risks []Risk `json:"risks,omitempty"`
+}
+
+// RiskKind says what a risk is about.
+type RiskKind string
+
+// The kinds of risks.
+const (
+	// RiskStuck: the transition cannot end while a certain thread lives.
+	RiskStuck RiskKind = "stuck"
+	// RiskStall: the transition waits for tasks that sleep in the function.
+	RiskStall RiskKind = "stall"
+	// RiskUntraced: the function's callers include some that ftrace cannot redirect.
+	RiskUntraced RiskKind = "untraced-caller"
+	// RiskHot: the function is hot in a profile.
+	RiskHot RiskKind = "hot"
+	// RiskUnreliable: the kernel cannot tell reliably what is on a sleeping task's stack.
+	RiskUnreliable RiskKind = "unreliable-stack"
+	// RiskSupport: the kernel's vendor no longer repairs it.
+	RiskSupport RiskKind = "support"
+)
+
+// Risk is a fact about a live patch that a person should weigh before a rollout.
+type Risk struct {
+	Kind     RiskKind `json:"kind"`
+	Function string   `json:"function,omitempty"` // object:name, where one function is meant
+	Why      string   `json:"why"`
 }
 
 // Bundle is a decoded bundle. Nothing in it may be trusted before Verify.

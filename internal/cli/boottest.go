@@ -11,12 +11,12 @@ import (
 	"afloat/internal/lab"
 )
 
-// bootTest takes a draft through its life on its own kernel in QEMU, and
-// returns what was seen, in sentences. A live patch that fails is a *lab.BootTestError.
-func bootTest(ctx context.Context, k *kit.Kit, d *build.Draft, check []byte) ([]string, error) {
+// bootTest takes a draft through its life on its own kernel in QEMU, and adds
+// what was seen to its evidence. A live patch that fails is a *lab.BootTestError.
+func bootTest(ctx context.Context, k *kit.Kit, d *build.Draft, check []byte) error {
 	guest, err := beside("lab-guest")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	report, err := lab.BootTest{
 		Kernel: lab.KernelOf(k), Guest: guest,
@@ -24,12 +24,14 @@ func bootTest(ctx context.Context, k *kit.Kit, d *build.Draft, check []byte) ([]
 		Targets: patchedModules(d), Functions: len(d.Manifest.Functions),
 	}.Run(ctx)
 	if _, failed := errors.AsType[*lab.BootTestError](err); failed {
-		return nil, fmt.Errorf("cannot seal the bundle: %w", err)
+		return fmt.Errorf("cannot seal the bundle: %w", err)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return bootSentences(k.Release(), report, check != nil), nil
+	e := &d.Manifest.Evidence
+	e.BootTest, e.LoadMS = bootSentences(k.Release(), report, check != nil), report.Lives[0].Load.Milliseconds()
+	return nil
 }
 
 // patchedModules lists the modules of the kernel that the live patch changes.

@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"afloat/internal/bundle"
+	"afloat/internal/risk"
 )
 
 // inspection is what inspect prints as json or yaml.
@@ -17,26 +20,38 @@ type inspection struct {
 	Digest bundle.Digest `json:"digest"`
 	Bytes  int           `json:"bytes"`
 	// Publisher is the id of the given key that signed the bundle; "" if none was given.
-	Publisher string          `json:"publisher,omitempty"`
-	Manifest  bundle.Manifest `json:"manifest"`
+	Publisher string `json:"publisher,omitempty"`
+	// Support is how long the kernel's vendor repairs it; nil where that is not known.
+	Support *risk.Support `json:"support,omitempty"`
+	// Risks are those of the manifest, and what is known only now.
+	Risks    []bundle.Risk   `json:"risks"`
+	Manifest bundle.Manifest `json:"manifest"`
 }
 
 func newInspect() *cobra.Command {
 	var keys []string
-	var extract string
+	var extract, profile string
 	var diffs bool
 	cmd := &cobra.Command{
 		Use:   "inspect FILE.afloat",
 		Short: "Show everything about a bundle",
 		Long: `Show everything about a bundle: its kernel, the functions it replaces, the diffs
 in it and the evidence of its build. With --publisher-key its signature is
-verified as well; without, only that it is whole.`,
+verified as well; without, only that it is whole.
+
+The risks are what may go wrong although the live patch is right: functions that
+tasks sleep in, so that its transition takes long or cannot end; callers that
+cannot be traced; a kernel that its vendor no longer repairs; and, with
+--profile, functions that are hot on a host.`,
+		Example: "  afloat inspect ext4.afloat\n" +
+			"  perf report --stdio >profile; afloat inspect ext4.afloat --profile profile",
 		GroupID: "build",
 		Args:    cobra.ExactArgs(1),
 	}
 	format := outputFlag(cmd)
 	cmd.Flags().StringArrayVar(&keys, "publisher-key", nil, "public key that must have signed the bundle; may be repeated")
 	cmd.Flags().StringVar(&extract, "extract-module", "", "write the kernel module to this file")
+	cmd.Flags().StringVar(&profile, "profile", "", "what perf report --stdio printed, or folded stacks of perf script: says which functions are hot there")
 	cmd.Flags().BoolVar(&diffs, "diffs", false, "print the diffs as well")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		file, err := os.ReadFile(args[0])
@@ -48,6 +63,9 @@ verified as well; without, only that it is whole.`,
 			return fmt.Errorf("%s: %w", args[0], err)
 		}
 		i := inspection{Digest: bundle.DigestOf(file), Bytes: len(file), Manifest: b.Manifest}
+		if err := i.weigh(profile, time.Now()); err != nil {
+			return err
+		}
 		if i.Publisher, err = verify(b, keys); err != nil {
 			return err
 		}
@@ -62,6 +80,32 @@ verified as well; without, only that it is whole.`,
 		return i.print(cmd.OutOrStdout(), diffs)
 	}
 	return cmd
+}
+
+// weigh adds what the manifest cannot know: the vendor's support at this time,
+// and a profile of a host.
+func (i *inspection) weigh(profile string, now time.Time) error {
+	i.Risks = slices.Concat([]bundle.Risk{}, i.Manifest.Evidence.Risks)
+	if s, known := risk.SupportOf(i.Manifest.Kernel, now); known {
+		i.Support = &s
+		if s.State == "ended" {
+			i.Risks = append(i.Risks, bundle.Risk{Kind: bundle.RiskSupport, Why: s.String()})
+		}
+	}
+	if profile == "" {
+		return nil
+	}
+	f, err := os.Open(profile)
+	if err != nil {
+		return fmt.Errorf("read profile: %w", err)
+	}
+	defer f.Close()
+	p, err := risk.ReadProfile(f)
+	if err != nil {
+		return withHint(fmt.Errorf("%s: %w", profile, err), "perf record -ag, then perf report --stdio >%s", profile)
+	}
+	i.Risks = append(i.Risks, p.Hot(i.Manifest.Functions)...)
+	return nil
 }
 
 // verify returns the id of the key that signed the bundle, or "" where no key was given.
@@ -96,6 +140,16 @@ func publicKeys(paths []string) ([]ed25519.PublicKey, error) {
 	return keys, nil
 }
 
+// klpSymbols says how many symbols the kernel looks up when it loads the
+// module, which is what its load time grows with.
+func klpSymbols(m bundle.Manifest) string {
+	s := fmt.Sprintf("%d looked up when it loads", m.KlpSymbols)
+	if ms := m.Evidence.LoadMS; ms > 0 {
+		s += fmt.Sprintf(", which took %.2f s in the boot test, without hardware virtualisation", float64(ms)/1000)
+	}
+	return s
+}
+
 // print writes the inspection for people.
 func (i inspection) print(w io.Writer, diffs bool) error {
 	m := i.Manifest
@@ -117,12 +171,16 @@ func (i inspection) print(w io.Writer, diffs bool) error {
 	row("kernel", m.Kernel.Release)
 	row("", m.Kernel.Version)
 	row("build id", m.Kernel.BuildID)
+	if i.Support != nil {
+		row("support", i.Support.String())
+	}
+	row("live patching", m.Evidence.LivePatching)
 	row("module", fmt.Sprintf("%s, %d bytes, sha256 %s", m.Module, m.Size, m.SHA256))
 	if m.Replace {
 		row("replace", "every earlier live patch, in one step")
 	}
 	row("built on", string(m.On))
-	row("klp symbols", fmt.Sprintf("%d looked up when it loads", m.KlpSymbols))
+	row("klp symbols", klpSymbols(m))
 	row("kit", m.Evidence.Kit)
 	row("compiler", m.Evidence.Compiler)
 	row("build", fmt.Sprintf("%.1f s", float64(m.Evidence.BuildMS)/1000))
@@ -144,6 +202,11 @@ func (i inspection) print(w io.Writer, diffs bool) error {
 	list("proof", m.Evidence.Proof)
 	list("boot test", m.Evidence.BootTest)
 	list("from the next boot on", m.Evidence.NextBoot)
+	risks := make([]string, len(i.Risks))
+	for n, r := range i.Risks {
+		risks[n] = strings.TrimPrefix(r.Function+": ", ": ") + r.Why
+	}
+	list("risks", risks)
 	list("notes", m.Evidence.Notes)
 	sources := make([]string, len(m.Sources))
 	for n, s := range m.Sources {
