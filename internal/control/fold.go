@@ -21,7 +21,7 @@ func (t *turn) fold() {
 			left = append(left, t.m.unread[n:]...)
 			break
 		}
-		if t.foldOne(t.m.hosts[i].seen) {
+		if t.foldOne(&t.m.hosts[i]) {
 			left = append(left, i)
 		} else {
 			t.m.hosts[i].unread = false
@@ -36,13 +36,13 @@ func (t *turn) fold() {
 }
 
 // foldOne says whether something followed from the host's report.
-func (t *turn) foldOne(seen *Seen) bool {
-	if seen.Report.Boot == "" {
+func (t *turn) foldOne(x *memoHost) bool {
+	if x.seen.Report.Boot == "" {
 		return false
 	}
 	before := len(t.rec.Crashes)
-	t.foldCrashes(seen)
-	return len(t.rec.Crashes) > before || t.foldHost(seen)
+	t.foldCrashes(x.seen)
+	return len(t.rec.Crashes) > before || t.foldHost(x.seen, x.host)
 }
 
 func (t *turn) foldCrashes(seen *Seen) {
@@ -129,8 +129,8 @@ func (t *turn) without(r *rollout.Rollout) int {
 const sane = 1 << 62
 
 // foldHost says whether something followed from the host's phase.
-func (t *turn) foldHost(seen *Seen) bool {
-	h, report := t.s.hosts[seen.ID], seen.Report
+func (t *turn) foldHost(seen *Seen, h *Host) bool {
+	report := seen.Report
 	generation := uint64(1)
 	if h != nil {
 		generation = h.Generation

@@ -45,10 +45,15 @@ type setup struct {
 }
 
 type memoHost struct {
-	seen   *Seen
-	host   *Host // nil while nothing was decided for it
+	seen *Seen
+	host *Host // nil while nothing was decided for it
+	// heard is the last sign of life in Unix nanoseconds, 0 before the first
+	// report: a scan of a big fleet should not have to look any further.
+	heard  int64
 	unread bool
 	fresh  bool // in fresh of its rollout
+	acting bool
+	out    bool // as it says itself
 	// started is its last admission that the planners know of.
 	started time.Time
 }
@@ -70,9 +75,9 @@ func (v *View) follow(s *State, now time.Time) *memo {
 	if m == nil || m.state != s || m.seq > s.seq || m.given > s.seq || m.setup != set {
 		m = v.remember(s, set, now)
 	}
-	for _, id := range s.touched {
-		if i, ok := m.index[id]; ok {
-			m.hosts[i].host = s.hosts[id]
+	for _, t := range s.touched {
+		if i, ok := m.find(t); ok {
+			m.decided(i, t.host)
 			m.touch(i)
 			m.freshen(i)
 			m.start(i)
@@ -80,8 +85,9 @@ func (v *View) follow(s *State, now time.Time) *memo {
 		}
 	}
 	s.touched = s.touched[:0]
-	for _, id := range v.dirty {
-		if i, ok := m.index[id]; ok {
+	for _, seen := range v.dirty {
+		if i := seen.at - 1; i >= 0 && int(i) < len(m.hosts) && m.hosts[i].seen == seen {
+			m.hosts[i].saw()
 			m.touch(i)
 			m.refit(i, now)
 		}
@@ -101,7 +107,11 @@ func (v *View) remember(s *State, set setup, now time.Time) *memo {
 	m.hosts = make([]memoHost, len(ids))
 	for i, id := range ids {
 		m.index[id] = int32(i)
-		m.hosts[i] = memoHost{seen: v.hosts[id], host: s.hosts[id], unread: true}
+		seen := v.hosts[id]
+		seen.at = int32(i) + 1
+		m.hosts[i] = memoHost{seen: seen, unread: true}
+		m.hosts[i].saw()
+		m.decided(int32(i), s.hosts[id])
 		m.unread = append(m.unread, int32(i))
 		m.freshen(int32(i))
 		for _, a := range s.hosts[id].admissions() {
@@ -128,6 +138,26 @@ func (m *memo) start(i int32) {
 		if id != x.host.Rollout {
 			p.Disrupted(x.started, i)
 		}
+	}
+}
+
+// saw takes over what the host said last.
+func (x *memoHost) saw() { x.heard, x.out = x.seen.heard(), x.seen.Report.Out }
+
+// find is the place of a host that a record was about.
+func (m *memo) find(t touched) (int32, bool) {
+	if i := t.host.at - 1; i >= 0 && int(i) < len(m.hosts) && m.hosts[i].host == t.host {
+		return i, true
+	}
+	i, ok := m.index[t.id]
+	return i, ok
+}
+
+// decided notes what was decided for host i.
+func (m *memo) decided(i int32, h *Host) {
+	m.hosts[i].host = h
+	if h != nil {
+		h.at, m.hosts[i].acting = i+1, h.Phase.Acting()
 	}
 }
 
@@ -215,7 +245,7 @@ func (m *memo) place(p *planner, i int32, now time.Time) (plan.State, bool) {
 	seen, r := m.hosts[i].seen, p.rollout
 	h := m.hosts[i].host
 	silent := quiet(r, seen, now)
-	out := m.out(i, silent)
+	out := m.hosts[i].away(silent)
 	if p.back {
 		return m.placeBack(p, i, silent), out
 	}
@@ -238,10 +268,8 @@ func (m *memo) place(p *planner, i int32, now time.Time) (plan.State, bool) {
 	return plan.Fit, out
 }
 
-// out says that a host is not in service, whoever took it out.
-func (m *memo) out(i int32, silent bool) bool {
-	return silent || m.hosts[i].seen.Report.Out || m.acting(int(i))
-}
+// away says that a host is not in service, whoever took it out.
+func (x *memoHost) away(silent bool) bool { return silent || x.out || x.acting }
 
 // quiet says that nothing was heard of a host for the rollout's limit.
 func quiet(r *rollout.Rollout, seen *Seen, now time.Time) bool {
@@ -300,30 +328,30 @@ func (m *memo) soon(t time.Time) {
 func (m *memo) look(r *rollout.Rollout, now time.Time) *watch {
 	w := &watch{}
 	p := m.planners[r.ID]
+	limit := now.Add(-r.Policy.Timeouts.Silent).UnixNano()
+	oldest := now.UnixNano() // of those that are heard
 	for i := range m.hosts {
-		seen := m.hosts[i].seen
-		silent := quiet(r, seen, now)
+		x := &m.hosts[i]
+		silent := x.heard == 0 || x.heard < limit
 		if !silent {
-			m.soon(seen.Heard.Add(r.Policy.Timeouts.Silent))
+			oldest = min(oldest, x.heard)
 		}
 		selected := p != nil && p.State(int32(i)) != plan.Absent
-		if selected && p.Out(int32(i)) != m.out(int32(i), silent) {
+		if selected && p.Out(int32(i)) != x.away(silent) {
 			m.refit(int32(i), now)
 		}
-		if seen.Report.Boot != "" && (selected || r.Policy.Select.Matches(seen.Labels)) {
+		if x.heard != 0 && (selected || r.Policy.Select.Matches(x.seen.Labels)) {
 			w.all++
 			if !silent {
 				w.heard++
 			}
 		}
-		m.attend(w, r, int32(i), silent, now)
+		if silent || x.acting {
+			m.attend(w, r, int32(i), silent, now)
+		}
 	}
+	m.soon(time.Unix(0, oldest).Add(r.Policy.Timeouts.Silent))
 	return w
-}
-
-func (m *memo) acting(i int) bool {
-	h := m.hosts[i].host
-	return h != nil && h.Phase.Acting()
 }
 
 // attend notes a host of the rollout that is silent or stuck.

@@ -23,7 +23,7 @@ type State struct {
 	order    []string // of rollouts, oldest first
 	bad      map[bundle.Digest]Bad
 	badName  map[string]Bad // targets that are no bundle, by their name
-	touched  []fleet.HostID // by Apply since the last turn; not durable
+	touched  []touched      // by Apply since the last turn; not durable
 }
 
 // Host is what was decided for one host.
@@ -53,6 +53,14 @@ type Host struct {
 	Excused bool `json:"excused,omitempty"`
 	// Crashes are the ids of its crashes that were folded in, newest last.
 	Crashes []string `json:"crashes,omitempty"`
+
+	at int32 // its place in the memo that saw it last, from 1; 0 for none
+}
+
+// touched is a host that a record was about.
+type touched struct {
+	id   fleet.HostID
+	host *Host
 }
 
 // Admission is one time that a rollout took the host.
@@ -190,12 +198,12 @@ func (s *State) watched() []*rollout.Rollout {
 
 // host is a host about to be changed.
 func (s *State) host(id fleet.HostID) *Host {
-	s.touched = append(s.touched, id)
 	h := s.hosts[id]
 	if h == nil {
 		h = &Host{Generation: 1}
 		s.hosts[id] = h
 	}
+	s.touched = append(s.touched, touched{id, h})
 	return h
 }
 
@@ -259,8 +267,10 @@ func (s *State) applyMove(m Move, at time.Time) error {
 	return s.with(m.Rollout, func(r *rollout.Rollout) error {
 		var order []cohort
 		counts := map[cohort]int{}
-		for _, id := range m.Hosts {
-			c := s.cohort(r, s.host(id))
+		hosts := make([]*Host, len(m.Hosts))
+		for i, id := range m.Hosts {
+			hosts[i] = s.host(id)
+			c := s.cohort(r, hosts[i])
 			if counts[c]++; counts[c] == 1 {
 				order = append(order, c)
 			}
@@ -274,8 +284,8 @@ func (s *State) applyMove(m Move, at time.Time) error {
 				return err
 			}
 		}
-		for _, id := range m.Hosts {
-			s.hosts[id].move(r, m, at)
+		for _, h := range hosts {
+			h.move(r, m, at)
 		}
 		return nil
 	})

@@ -18,10 +18,10 @@ type View struct {
 	hosts   map[fleet.HostID]*Seen
 	ids     []fleet.HostID // sorted, nil when it has to be made again
 	catalog map[bundle.Digest]Entry
-	changes int            // of the catalog
-	roster  int            // hosts that came and went
-	lost    bool           // a host was lost since the last turn
-	dirty   []fleet.HostID // hosts of which something changed since the last turn
+	changes int     // of the catalog
+	roster  int     // hosts that came and went
+	lost    bool    // a host was lost since the last turn
+	dirty   []*Seen // hosts of which something changed since the last turn
 	memo    *memo
 	rate    policy.Rate // of the fleet
 }
@@ -43,6 +43,15 @@ type Seen struct {
 	paused time.Time
 	// relabelled since the planners were told.
 	relabelled bool
+	at         int32 // its place in the memo, from 1; 0 for none
+}
+
+// heard is the last sign of life in Unix nanoseconds, 0 before the first report.
+func (h *Seen) heard() int64 {
+	if h.Report.Boot == "" {
+		return 0
+	}
+	return h.Heard.UnixNano()
 }
 
 // pause is the silence after which a host may have booted: longer than a
@@ -91,7 +100,7 @@ func (v *View) Enrol(id fleet.HostID, name string, labels fleet.Labels, mode fle
 	}
 	h.relabelled = h.relabelled || !maps.Equal(h.Labels, labels)
 	if h.relabelled || h.Mode != mode {
-		v.dirty = append(v.dirty, id)
+		v.dirty = append(v.dirty, h)
 	}
 	h.Name, h.Labels, h.Mode = name, labels, mode
 }
@@ -110,7 +119,7 @@ func (v *View) Report(r wire.Report, at time.Time) {
 			h.booted(r, at)
 		}
 		h.Report = r
-		v.dirty = append(v.dirty, r.Host)
+		v.dirty = append(v.dirty, h)
 		h.hear(at)
 	}
 }
@@ -119,9 +128,12 @@ func (v *View) Report(r wire.Report, at time.Time) {
 func (v *View) Heard(id fleet.HostID, at time.Time) {
 	if h := v.hosts[id]; h != nil {
 		if at.Sub(h.Heard) > time.Minute { // it may have counted as silent
-			v.dirty = append(v.dirty, id)
+			v.dirty = append(v.dirty, h)
 		}
 		h.hear(at)
+		if h.at > 0 {
+			v.memo.hosts[h.at-1].heard = h.heard()
+		}
 	}
 }
 
@@ -130,7 +142,7 @@ func (v *View) Heard(id fleet.HostID, at time.Time) {
 func (v *View) Lost(id fleet.HostID, since time.Time) {
 	if h := v.hosts[id]; h != nil {
 		h.Heard, v.lost = since, true
-		v.dirty = append(v.dirty, id)
+		v.dirty = append(v.dirty, h)
 	}
 }
 
