@@ -335,7 +335,7 @@ func (p *part) compare(o elfdiff.Options) error {
 // compareTypes adds what speaks against the patched types to the diff. An
 // object without a difference in its code is not loaded, whatever its types.
 func (p *part) compareTypes() error {
-	if p.diff.Empty() {
+	if len(p.diff.Changed)+len(p.diff.New) == 0 {
 		return nil
 	}
 	original, err := os.Open(p.pair.Original)

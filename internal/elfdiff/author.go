@@ -208,7 +208,10 @@ func (d *Diff) Waived(kind WaiverKind, names ...string) bool {
 // Force drops the refusals of types that the author answers for, and notes them.
 func (d *Diff) Force(types []Refusal) []Refusal {
 	return slices.DeleteFunc(types, func(r Refusal) bool {
-		name := strings.TrimPrefix(r.Symbol, "typedef ")
+		name := r.Symbol
+		if kind, rest, _ := strings.Cut(name, " "); !slices.Contains([]string{"struct", "union", "enum"}, kind) {
+			name = rest // typedefs, variables, enumerators and functions go by their name
+		}
 		if r.Class != ClassType || !d.Waived(ForceType, r.Symbol, name) {
 			return false
 		}

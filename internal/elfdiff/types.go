@@ -2,8 +2,6 @@ package elfdiff
 
 import (
 	"debug/dwarf"
-	"debug/elf"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -15,12 +13,14 @@ const ClassType Class = "type"
 
 const typeHint = "keep the type as it is: put a new field into a shadow variable, or give data that only new code sees a type of another name"
 
-// CompareTypes compares the named types of two objects by their debug
-// information: structures, unions and enumerations at file scope. Memory that
-// the running kernel has already laid out stays as it is, and code that is not
-// replaced goes on using it, so a changed layout must not be patched in; a
-// compiler would not notice. Types of a function's own are on its stack alone
-// and may change. Notes are facts for a reviewer, as sentences.
+// CompareTypes compares what two objects declare, by their debug information:
+// the types at file scope, the variables that outlive a call, and the functions
+// that others may call. Memory that the running kernel has already laid out stays
+// as it is, and code that is not replaced goes on using it, so a changed layout
+// must not be patched in; a compiler would not notice. Where it is declared does
+// not tell who has an instance, so a type that only one file knows counts as
+// well. Types of a function's own are on its stack alone and may change. Notes
+// are facts for a reviewer, as sentences.
 func CompareTypes(orig, patched io.ReaderAt) (refusals []Refusal, notes []string, err error) {
 	was, err := readTypes(orig)
 	if err != nil {
@@ -45,7 +45,11 @@ func CompareTypes(orig, patched io.ReaderAt) (refusals []Refusal, notes []string
 			notes = append(notes, name+": "+why)
 			continue
 		}
-		refusals = append(refusals, Refusal{Class: ClassType, Symbol: name, Source: b.source, Why: why, Hint: typeHint})
+		hint := typeHint
+		if a.function {
+			hint = "keep the function as it is, and call a new one of another name"
+		}
+		refusals = append(refusals, Refusal{Class: ClassType, Symbol: name, Source: b.source, Why: why, Hint: hint})
 	}
 	return refusals, notes, nil
 }
@@ -55,18 +59,32 @@ type shape struct {
 	size   int64
 	parts  []part
 	enum   bool
+	kind   string // of a variable or typedef: its type; of a function: what it takes and returns
 	source string
+	// function that others may call; exported ones even from modules that this
+	// kernel did not come with.
+	function, exported bool
+	vague              bool // several of one name, which nothing tells apart
 }
 
 // part is a member, or an enumerator, as text that is equal if it is the same.
 type part struct{ name, at, kind string }
 
 func (s *shape) equal(o *shape) bool {
-	return s.size == o.size && s.enum == o.enum && slices.Equal(s.parts, o.parts)
+	return s.vague || o.vague || s.size == o.size && s.enum == o.enum && s.kind == o.kind && slices.Equal(s.parts, o.parts)
 }
 
-// difference says what differs; harmless if it is only enumerators that are new.
+// difference says what differs. It is harmless if only enumerators are new, and
+// in a function whose callers the build compares as well.
 func (s *shape) difference(o *shape) (why string, harmless bool) {
+	switch {
+	case s.function && (s.exported || o.exported):
+		return fmt.Sprintf("it is exported and changes from %s to %s", s.kind, o.kind), false
+	case s.function:
+		return fmt.Sprintf("it changes from %s to %s; its callers must be part of the patch", s.kind, o.kind), true
+	case s.kind != o.kind:
+		return fmt.Sprintf("its type changes from %s to %s", s.kind, o.kind), false
+	}
 	find := func(in *shape, name string) *part {
 		for i := range in.parts {
 			if in.parts[i].name == name {
@@ -97,121 +115,6 @@ func (s *shape) difference(o *shape) (why string, harmless bool) {
 		}
 	}
 	return "its members change their order", false
-}
-
-// readTypes returns the named file-scope types of an object: none if it has no
-// debug information.
-func readTypes(r io.ReaderAt) (types map[string]*shape, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			types, err = nil, fmt.Errorf("malformed debug information: %v", p)
-		}
-	}()
-	f, err := elf.NewFile(r)
-	if err != nil {
-		return nil, err
-	}
-	if f.Section(".debug_info") == nil {
-		return nil, errors.New("object has no debug information")
-	}
-	d, err := f.DWARF()
-	if err != nil {
-		return nil, err
-	}
-	return typesIn(d)
-}
-
-// typesIn reads the debug information of one object.
-func typesIn(d *dwarf.Data) (types map[string]*shape, err error) {
-	defer func() {
-		// debug/dwarf takes much of its input for granted.
-		if p := recover(); p != nil {
-			types, err = nil, fmt.Errorf("malformed debug information: %v", p)
-		}
-	}()
-	types = map[string]*shape{}
-	var files []*dwarf.LineFile
-	folder := "" // that the compiler ran in
-	for r := d.Reader(); ; {
-		e, err := r.Next()
-		if err != nil {
-			return nil, err
-		}
-		if e == nil {
-			return types, nil
-		}
-		if e.Tag == dwarf.TagCompileUnit {
-			files = lineFiles(d, e)
-			folder, _ = e.Val(dwarf.AttrCompDir).(string)
-			continue
-		}
-		if err := addType(types, d, e, func() string { return sourceOf(e, files, folder) }); err != nil {
-			return nil, err
-		}
-		r.SkipChildren()
-	}
-}
-
-func lineFiles(d *dwarf.Data, unit *dwarf.Entry) []*dwarf.LineFile {
-	lines, err := d.LineReader(unit)
-	if err != nil || lines == nil {
-		return nil
-	}
-	return lines.Files()
-}
-
-// addType adds a structure, union or enumeration that has a name, or that a typedef names.
-func addType(types map[string]*shape, d *dwarf.Data, e *dwarf.Entry, source func() string) error {
-	name, _ := e.Val(dwarf.AttrName).(string)
-	if declared, _ := e.Val(dwarf.AttrDeclaration).(bool); declared || name == "" {
-		return nil
-	}
-	switch e.Tag {
-	case dwarf.TagStructType, dwarf.TagUnionType, dwarf.TagEnumerationType, dwarf.TagTypedef:
-	default:
-		return nil
-	}
-	t, err := d.Type(e.Offset)
-	if err != nil {
-		return err
-	}
-	if def, ok := t.(*dwarf.TypedefType); ok {
-		t = unnamed(def.Type)
-		name = "typedef " + name
-	}
-	s := shapeOf(t, 0)
-	if s == nil {
-		return nil
-	}
-	if !strings.HasPrefix(name, "typedef ") {
-		name = keyword(t) + " " + name
-	}
-	s.source = source()
-	types[name] = s
-	return nil
-}
-
-// unnamed returns a type that nothing but a typedef names, or nil: one with a
-// name of its own is compared under that.
-func unnamed(t dwarf.Type) dwarf.Type {
-	switch t := t.(type) {
-	case *dwarf.StructType:
-		if t.StructName == "" {
-			return t
-		}
-	case *dwarf.EnumType:
-		if t.EnumName == "" {
-			return t
-		}
-	}
-	return nil
-}
-
-func keyword(t dwarf.Type) string {
-	if s, ok := t.(*dwarf.StructType); ok {
-		return s.Kind
-	}
-	return "enum"
 }
 
 func shapeOf(t dwarf.Type, depth int) *shape {
@@ -254,7 +157,7 @@ func spell(t dwarf.Type, depth int) string {
 	case *dwarf.PtrType:
 		return "*" + spell(t.Type, depth)
 	case *dwarf.QualType:
-		return t.Qual + " " + spell(t.Type, depth)
+		return spell(t.Type, depth) // changes neither layout nor meaning
 	case *dwarf.ArrayType:
 		return fmt.Sprintf("[%d]%s", t.Count, spell(t.Type, depth))
 	case *dwarf.EnumType:
@@ -276,13 +179,4 @@ func spell(t dwarf.Type, depth int) string {
 		return "void"
 	}
 	return t.String()
-}
-
-func sourceOf(e *dwarf.Entry, files []*dwarf.LineFile, folder string) string {
-	file, ok := e.Val(dwarf.AttrDeclFile).(int64)
-	line, _ := e.Val(dwarf.AttrDeclLine).(int64)
-	if !ok || file < 0 || file >= int64(len(files)) || files[file] == nil {
-		return ""
-	}
-	return fmt.Sprintf("%s:%d", strings.TrimPrefix(strings.TrimPrefix(files[file].Name, folder), "/"), line)
 }

@@ -38,6 +38,15 @@ typedef struct { int only; } plain_t;
 struct inner { long x; };
 struct shared { int a; unsigned bit:1, other:2; struct inner in; union { int u; char c; }; enum color color; plain_t *plain; char tail; };
 struct shared *one;
+enum { LIMIT = 16, DEPTH };
+typedef unsigned handle_t;
+struct ops { int (*open)(struct shared *, long); struct { handle_t id; } slot; union { short half; char *text; } u; };
+struct ops table;
+static unsigned tally;
+int visible(const struct ops *o, handle_t id) { return o->slot.id == id; }
+extern void use(void *);
+static int hidden(long a) { return a * tally; }
+int g(int n) { static struct own { int p, q; } kept; static int twice; kept.p += n; twice += kept.q; use(&kept); return hidden(twice) + LIMIT + DEPTH; }
 int f(void) { struct own { int q; } o = { one->a }; return o.q + one->plain->only + GREEN; }
 `
 
@@ -56,6 +65,19 @@ func TestCompareTypes(t *testing.T) {
 		{"in an unnamed union", "char c;", "short c;", "struct shared", "the type of unnamed member 5 changes", ""},
 		{"behind a typedef", "int only;", "long only;", "typedef plain_t", "the type of only changes from int to long int", ""},
 		{"enumerator moves", "RED, GREEN", "RED, BLUE, GREEN", "enum color", "the value of GREEN changes from 1 to 2", ""},
+		{"constant", "LIMIT = 16", "LIMIT = 32", "enumerator LIMIT", "the value of LIMIT changes from 16 to 32", ""},
+		{"constant after it", "LIMIT = 16", "LIMIT = 16, EXTRA", "enumerator DEPTH", "the value of DEPTH changes from 17 to 18", ""},
+		{name: "constant at the end", old: "DEPTH }", new: "DEPTH, LAST }"},
+		{"function pointer", "(struct shared *, long)", "(struct shared *, int)", "struct ops", "the type of open changes from *func(*struct shared, long int) int to *func(*struct shared, int) int", ""},
+		{"in an unnamed structure", "handle_t id; } slot", "long id; } slot", "struct ops", "the type of slot changes", ""},
+		{"union", "short half;", "long half;", "struct ops", "the type of u changes", ""},
+		{"typedef of a base type", "typedef unsigned", "typedef int", "typedef handle_t", "its type changes from unsigned int to int", ""},
+		{"type of a variable", "static unsigned tally", "static int tally", "variable tally", "its type changes from unsigned int to int", ""},
+		{"structure of a function's own variable that outlives it", "int p, q; } kept", "int q, p; } kept", "variable kept of g", "its type changes", ""},
+		{name: "function of the file's own", old: "hidden(long a)", new: "hidden(int a)"},
+		{name: "constant parameter", old: "const struct ops *o", new: "struct ops *o"},
+		{name: "function of others", old: "handle_t id) {", new: "long id) {",
+			note: "function visible: it changes from (*struct ops, handle_t) int to (*struct ops, long int) int; its callers must be part of the patch"},
 		{name: "enumerator appended", old: "RED, GREEN", new: "RED, GREEN, BLUE", note: "enum color: BLUE is new in it"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -85,6 +107,32 @@ func TestCompareTypes(t *testing.T) {
 			}
 			t.Errorf("refusals %v, want %s: %s", refusals, tc.symbol, tc.why)
 		})
+	}
+}
+
+// Modules that this kernel did not come with may call an exported function.
+func TestCompareTypesExported(t *testing.T) {
+	source := "int visible(int a) { return a; } __attribute__((section(\"___ksymtab+visible\"), used)) static void *__ksymtab_visible = visible;\n"
+	refusals, _, err := CompareTypes(compileTypes(t, source), compileTypes(t, strings.Replace(source, "int a", "long a", 1)))
+	if err != nil || len(refusals) != 1 || refusals[0].Symbol != "function visible" || !strings.Contains(refusals[0].Why, "from (int) int to (long int) int") {
+		t.Errorf("refused %v, error %v", refusals, err)
+	}
+}
+
+// clang writes other debug information about the same declarations.
+func TestCompareTypesClang(t *testing.T) {
+	before := compileWith(t, "clang", typesBefore, "-g", "-O2")
+	after := compileWith(t, "clang", strings.NewReplacer("GREEN }", "GREEN = 7 }", "int p, q;", "int q, p;", "unsigned tally", "int tally").Replace(typesBefore), "-g", "-O2")
+	refusals, _, err := CompareTypes(bytes.NewReader(before), bytes.NewReader(after))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var symbols []string
+	for _, r := range refusals {
+		symbols = append(symbols, r.Symbol)
+	}
+	if want := "enum color; variable kept of g; variable tally"; strings.Join(symbols, "; ") != want {
+		t.Errorf("refused %q, want %s", symbols, want)
 	}
 }
 
