@@ -5,12 +5,12 @@
 package build
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -360,11 +360,11 @@ func (p *part) compareTypes() error {
 	return nil
 }
 
+// readObject reads an object whole: its source lines are read only when they are asked for.
 func readObject(path string) (*elfdiff.Object, error) {
-	f, err := os.Open(filepath.Clean(path))
+	file, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	return elfdiff.Read(f)
+	return elfdiff.Read(bytes.NewReader(file))
 }

@@ -1,6 +1,7 @@
 package corpus
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -156,11 +157,11 @@ func (r *run) compare(p kbuild.Pair) (*elfdiff.Diff, error) {
 	return elfdiff.Compare(before, after, elfdiff.Options{Sizes: r.tables.Sizes})
 }
 
+// readObject reads an object whole: its source lines are read only when they are asked for.
 func readObject(path string) (*elfdiff.Object, error) {
-	f, err := os.Open(path)
+	file, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	return elfdiff.Read(f)
+	return elfdiff.Read(bytes.NewReader(file))
 }
