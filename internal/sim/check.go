@@ -7,67 +7,146 @@ import (
 	"strings"
 	"time"
 
+	"afloat/internal/bundle"
 	"afloat/internal/control"
 	"afloat/internal/fleet"
-	"afloat/internal/policy"
 	"afloat/internal/rollout"
 	"afloat/internal/wire"
 )
 
-// checker tests every record against what must always hold, counting for
-// itself: it shares no sum with the planner or the rollout.
+// checker tests every record against what must always hold. It counts for
+// itself, from the records and from what the hosts have said: it shares no sum
+// with the planner, the rollout or the state.
 type checker struct {
-	w     *world
-	phase map[fleet.HostID]rollout.HostPhase
-	gen   map[fleet.HostID]uint64
+	w        *world
+	hosts    map[fleet.HostID]*checked
+	rollouts map[string]*watched
+	bad      map[bundle.Digest]string // reverted, and by which rollout
+	starts   []start                  // of all rollouts
+	// snapshot is the state at some record on the way, and tail the log after it.
+	snapshot []byte
+	tail     int
+}
+
+// checked is a host as the records have it.
+type checked struct {
+	phase   rollout.HostPhase
+	rollout string
+	starts  []start
+	applied time.Time
+	gen     uint64
+}
+
+type start struct {
+	rollout string
+	at      time.Time
+}
+
+// watched is a rollout as the records have it.
+type watched struct {
+	stopped string // since which command or verdict nobody may be admitted
+	live    map[bundle.Digest]bool
+	open    map[int]bool // waves
+	closed  map[int]bool
 }
 
 func newChecker(w *world) *checker {
-	return &checker{w: w, phase: map[fleet.HostID]rollout.HostPhase{}, gen: map[fleet.HostID]uint64{}}
+	return &checker{w: w, hosts: map[fleet.HostID]*checked{}, rollouts: map[string]*watched{}, bad: map[bundle.Digest]string{}}
+}
+
+func (c *checker) host(id fleet.HostID) *checked {
+	if c.hosts[id] == nil {
+		c.hosts[id] = &checked{phase: rollout.Waiting}
+	}
+	return c.hosts[id]
+}
+
+func (c *checker) rollout(id string) *watched {
+	if c.rollouts[id] == nil {
+		c.rollouts[id] = &watched{live: map[bundle.Digest]bool{}, open: map[int]bool{}, closed: map[int]bool{}}
+	}
+	return c.rollouts[id]
 }
 
 // told sees every order that a host gets.
 func (c *checker) told(h *host, d wire.Desired) {
-	if d.Generation < c.gen[h.id] {
-		c.w.fail("host %s: generation %d after %d", h.id, d.Generation, c.gen[h.id])
+	x := c.host(h.id)
+	if d.Generation < x.gen {
+		c.w.fail("host %s: generation %d after %d", h.id, d.Generation, x.gen)
 	}
-	c.gen[h.id] = d.Generation
+	x.gen = d.Generation
 }
 
 // before tests a record against the state that it was decided on.
 func (c *checker) before(rec control.Record) {
+	for _, a := range rec.Adopts {
+		h := c.host(a.Host)
+		h.phase, h.rollout = rollout.Waiting, ""
+	}
 	for _, m := range rec.Moves {
 		for _, id := range m.Hosts {
-			was := c.phase[id]
-			if m.To == rollout.Admitted {
-				c.admitted(id, was, m)
-			}
-			if was != "" && was != rollout.Done && !rollout.CanMove(was, m.To) && !rollout.CanMove(rollout.Done, m.To) {
-				c.w.fail("host %s goes from %s to %s", id, was, m.To)
-			}
-			c.phase[id] = m.To
+			c.moved(id, m, rec.At)
 		}
+	}
+	for _, e := range rec.Waves {
+		c.waved(e)
+	}
+	if rec.Command != nil {
+		c.commanded(*rec.Command)
+	}
+	for _, x := range rec.Changes {
+		c.changed(x)
 	}
 }
 
+func (c *checker) moved(id fleet.HostID, m control.Move, at time.Time) {
+	h := c.host(id)
+	from := rollout.Waiting
+	if h.rollout == m.Rollout {
+		from = h.phase
+	}
+	if m.To == rollout.Admitted {
+		c.admitted(id, h, m)
+		s := start{m.Rollout, at}
+		h.starts, c.starts, h.applied = append(h.starts, s), append(c.starts, s), time.Time{}
+		c.rollout(m.Rollout).live[m.Live] = true
+	} else if h.rollout != m.Rollout {
+		c.w.fail("host %s is moved to %s by rollout %s, it belongs to %q", id, m.To, m.Rollout, h.rollout)
+	}
+	if by, bad := c.bad[m.Live]; bad && m.Orders() {
+		c.w.fail("host %s is told to run %s, which rollout %s reverted", id, m.Live.Short(), by)
+	}
+	if !rollout.CanMove(from, m.To) && (from != rollout.Soaking || !rollout.CanMove(rollout.Done, m.To)) {
+		c.w.fail("host %s goes from %s to %s", id, from, m.To)
+	}
+	if m.To == rollout.Soaking {
+		h.applied = at
+	}
+	h.phase, h.rollout = m.To, m.Rollout
+}
+
 // admitted tests one admission: the host is fit, idle, and its rollout open.
-func (c *checker) admitted(id fleet.HostID, was rollout.HostPhase, m control.Move) {
-	if was.Acting() {
-		c.w.fail("host %s is admitted while %s", id, was)
+func (c *checker) admitted(id fleet.HostID, h *checked, m control.Move) {
+	if h.phase.Acting() {
+		c.w.fail("host %s is admitted while %s in rollout %s", id, h.phase, h.rollout)
 	}
 	r := c.w.state.Rollout(m.Rollout)
 	if r == nil || !r.Phase.Open() || r.Hold != "" {
 		c.w.fail("host %s is admitted to rollout %s which is not open", id, m.Rollout)
 		return
 	}
-	if i, opened := r.Current(); m.Wave > i || m.Wave == i && !opened {
-		c.w.fail("host %s is admitted to wave %d while wave %d is open (%v)", id, m.Wave, i, opened)
+	x := c.rollout(m.Rollout)
+	if x.stopped != "" {
+		c.w.fail("host %s is admitted to rollout %s after %s", id, m.Rollout, x.stopped)
 	}
-	seen := c.w.view.Host(id)
-	now := c.w.at(c.w.now)
+	if !x.open[m.Wave] && !x.closed[m.Wave] {
+		c.w.fail("host %s is admitted to wave %d, which is not open", id, m.Wave)
+	}
+	seen, now := c.w.view.Host(id), c.w.at(c.w.now)
 	switch {
 	case seen == nil || seen.Report.Boot == "":
 		c.w.fail("host %s is admitted on no data", id)
+		return
 	case now.Sub(seen.Heard) > r.Policy.Timeouts.Silent:
 		c.w.fail("host %s is admitted though silent since %s", id, seen.Heard)
 	case seen.Report.Mode != fleet.ModeAct || seen.Report.Stopped:
@@ -83,91 +162,93 @@ func (c *checker) admitted(id fleet.HostID, was rollout.HostPhase, m control.Mov
 	if open, why, _ := r.Policy.Open(now); !open {
 		c.w.fail("host %s is admitted %s", id, why)
 	}
+	if last := len(h.starts) - 1; last >= 0 && now.Sub(h.starts[last].at) < r.Policy.MinInterval {
+		c.w.fail("host %s is disrupted %s after the last time, at least %s must lie between", id, now.Sub(h.starts[last].at), r.Policy.MinInterval)
+	}
+}
+
+func (c *checker) waved(e control.WaveEvent) {
+	x := c.rollout(e.Rollout)
+	switch e.What {
+	case rollout.WaveOpens:
+		x.open[e.Wave] = true
+	case rollout.WaveCloses:
+		delete(x.open, e.Wave)
+		x.closed[e.Wave] = true
+	}
+	if len(x.open) > 1 {
+		c.w.fail("%d waves of rollout %s are open", len(x.open), e.Rollout)
+	}
+}
+
+func (c *checker) commanded(cmd control.Command) {
+	x := c.rollout(cmd.Rollout)
+	switch cmd.Verb {
+	case control.Abort, control.Pause:
+		x.stopped = "the command to " + string(cmd.Verb)
+	case control.Revert:
+		c.reverts(cmd.Rollout)
+	case control.Resume:
+		x.stopped = ""
+	}
+}
+
+func (c *checker) changed(x control.Change) {
+	switch x.Phase {
+	case rollout.PhaseReverting:
+		c.reverts(x.Rollout)
+	case rollout.PhasePaused, rollout.PhaseAborted, rollout.PhaseReverted:
+		c.rollout(x.Rollout).stopped = "it was " + string(x.Phase)
+	}
+}
+
+func (c *checker) reverts(id string) {
+	x := c.rollout(id)
+	x.stopped = "its revert"
+	for d := range x.live {
+		c.bad[d] = id
+	}
 }
 
 // after tests what must hold once a record is applied.
 func (c *checker) after(rec control.Record) {
-	for _, r := range c.w.state.Rollouts() {
-		open := 0
-		for _, w := range r.Waves {
-			if !w.Opened.IsZero() && w.Closed.IsZero() {
-				open++
-			}
-		}
-		if open > 1 {
-			c.w.fail("%d waves of rollout %s are open", open, r.ID)
-		}
-	}
 	for _, m := range rec.Moves {
-		if m.To == rollout.Admitted {
-			c.budgets(c.w.state.Rollout(m.Rollout), m)
-			return
+		if r := c.w.state.Rollout(m.Rollout); m.To == rollout.Admitted && r != nil {
+			c.budgets(r, m)
 		}
+	}
+	if rate := c.w.o.Rate; !rate.Zero() && within(c.starts, rate.Per, c.w.at(c.w.now), "") > rate.N {
+		c.w.fail("fleet rate: more than %d hosts started in %s", rate.N, rate.Per)
+	}
+	if c.snapshot == nil && rec.Seq > 4+c.w.o.Seed%40 {
+		c.snapshot, c.tail = c.take(c.w.state), len(c.w.log)
 	}
 }
 
-// budgets counts by hand how many hosts are out in each group that a host of m
-// belongs to.
-func (c *checker) budgets(r *rollout.Rollout, m control.Move) {
-	now := c.w.at(c.w.now)
-	for _, b := range r.Policy.Budgets {
-		total, out, cold, starts := map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}
-		for _, id := range c.w.view.Hosts() {
-			seen := c.w.view.Host(id)
-			if !r.Policy.Select.Matches(seen.Labels) && c.w.state.Host(id).Rollout != r.ID || !b.Select.Matches(seen.Labels) {
-				continue
-			}
-			value, ok := seen.Labels[b.GroupBy]
-			if b.GroupBy != "" && !ok {
-				continue
-			}
-			h := c.w.state.Host(id)
-			total[value]++
-			if h.Phase.Acting() || now.Sub(seen.Heard) > r.Policy.Timeouts.Silent || seen.Report.Boot == "" {
-				out[value]++
-			}
-			if b.Warm > 0 && !h.Applied.IsZero() && now.Sub(h.Applied) < b.Warm {
-				cold[value]++
-			}
-			if !b.Starts.Zero() && now.Sub(h.Started) < b.Starts.Per {
-				starts[value]++
-			}
+// within is how many starts lie in the last span, of one rollout or ("") of all.
+func within(starts []start, span time.Duration, now time.Time, id string) int {
+	n := 0
+	for i := len(starts) - 1; i >= 0 && now.Sub(starts[i].at) < span; i-- {
+		if id == "" || starts[i].rollout == id {
+			n++
 		}
-		c.compare(b, m, total, out, cold, starts)
 	}
+	return n
 }
 
-func (c *checker) compare(b policy.Budget, m control.Move, total, out, cold, starts map[string]int) {
-	touched, busy := map[string]bool{}, 0
-	for _, id := range m.Hosts {
-		seen := c.w.view.Host(id)
-		value, ok := seen.Labels[b.GroupBy]
-		if b.Select.Matches(seen.Labels) && (b.GroupBy == "" || ok) {
-			touched[value] = true
-		}
+func (c *checker) take(s *control.State) []byte {
+	data, err := s.Snapshot()
+	if err != nil {
+		c.w.fail("snapshot: %v", err)
 	}
-	for value := range out {
-		if out[value] > 0 {
-			busy++
-		}
-	}
-	for value := range touched {
-		if limit := b.Unavailable.Of(total[value]); !b.Unavailable.Zero() && out[value]+cold[value] > limit {
-			c.w.fail("budget %s %s: %d of %d are out and %d cold, at most %d may be", b.Name, value, out[value], total[value], cold[value], limit)
-		}
-		if !b.Starts.Zero() && starts[value] > b.Starts.N {
-			c.w.fail("budget %s %s: %d started in %s, at most %d may", b.Name, value, starts[value], b.Starts.Per, b.Starts.N)
-		}
-	}
-	if b.Domains > 0 && len(touched) > 0 && busy > b.Domains {
-		c.w.fail("budget %s: %d domains are out, at most %d may be", b.Name, busy, b.Domains)
-	}
+	return data
 }
 
 // replayed is the state as the log gives it.
-func (c *checker) replayed() *control.State {
-	s := control.New()
-	for _, data := range c.w.log {
+func (c *checker) replayed() *control.State { return c.replay(control.New(), c.w.log) }
+
+func (c *checker) replay(s *control.State, log [][]byte) *control.State {
+	for _, data := range log {
 		var rec control.Record
 		err := json.Unmarshal(data, &rec)
 		if err == nil {
@@ -181,12 +262,22 @@ func (c *checker) replayed() *control.State {
 	return s
 }
 
-// end compares the state with its replay.
+// end compares the state with its replay, from the beginning and from a snapshot.
 func (c *checker) end() {
-	want, err1 := c.w.state.Snapshot()
-	got, err2 := c.replayed().Snapshot()
-	if err1 != nil || err2 != nil || !bytes.Equal(want, got) {
-		c.w.fail("the replay of %d records differs: %v %v", len(c.w.log), err1, err2)
+	want := c.take(c.w.state)
+	if !bytes.Equal(want, c.take(c.replayed())) {
+		c.w.fail("the replay of %d records differs", len(c.w.log))
+	}
+	if c.snapshot == nil {
+		return
+	}
+	s, err := control.Restore(c.snapshot)
+	if err != nil {
+		c.w.fail("restore: %v", err)
+		return
+	}
+	if tail := c.w.log[c.tail:]; !bytes.Equal(want, c.take(c.replay(s, tail))) {
+		c.w.fail("a snapshot and the %d records after it differ from the state", len(tail))
 	}
 }
 

@@ -36,7 +36,7 @@ func Faults() map[string]string {
 		"down":           "SHARE of the hosts (or the selected ones) lose power at TIME for DURATION",
 		"never-returns":  "SHARE of the boots never end",
 		"server-crash":   "the server dies at TIME and another leads after DURATION",
-		"abort":          "an operator aborts at TIME",
+		"abort":          "an operator aborts at TIME; a SHARE of 2 means the second rollout",
 		"pause":          "an operator pauses at TIME and resumes after DURATION",
 		"revert":         "an operator reverts at TIME",
 		"join":           "SHARE of the hosts join only at TIME",

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"afloat/internal/bundle"
+	"afloat/internal/control"
 	"afloat/internal/wire"
 )
 
@@ -20,6 +21,7 @@ const (
 	evChance             // a healthy host crashes
 	evFault              // a timed fault begins
 	evEnd                // a timed fault ends
+	evOrder              // an operator's command
 )
 
 type event struct {
@@ -30,6 +32,7 @@ type event struct {
 	report *wire.Report
 	digest bundle.Digest
 	fault  int
+	verb   control.Verb
 }
 
 func (a *event) less(b *event) bool { return a.at < b.at || a.at == b.at && a.seq < b.seq }

@@ -7,10 +7,8 @@ import (
 
 	"afloat/internal/bundle"
 	"afloat/internal/control"
-	"afloat/internal/converge"
 	"afloat/internal/fleet"
 	"afloat/internal/gate"
-	"afloat/internal/policy"
 	"afloat/internal/rollout"
 )
 
@@ -36,8 +34,7 @@ type Result struct {
 	Moments    []Moment `json:"timeline"`
 	Samples    []Sample `json:"samples,omitempty"`
 	// Broken lists the invariants that did not hold: a bug, never a result.
-	Broken  []string `json:"broken,omitempty"`
-	refused error
+	Broken []string `json:"broken,omitempty"`
 }
 
 // Moment is one line of the timeline.
@@ -60,22 +57,18 @@ func Run(o Options) (Result, error) {
 	if err := o.Fleet.check(); err != nil {
 		return Result{}, err
 	}
-	p, err := policy.Parse([]byte(o.Policy))
+	orders, err := o.orders()
 	if err != nil {
 		return Result{}, err
-	}
-	if p.Target.Disrupts() {
-		return Result{}, fmt.Errorf("simulate rollout: target %s: only live targets run on virtual hosts; afloat plan forecasts the others", p.Target)
 	}
 	if o.Horizon == 0 {
 		o.Horizon = 30 * 24 * time.Hour
 	}
-	w := newWorld(o, p.Target.Name)
+	w := newWorld(o, orders)
 	w.join()
 	w.turn()
-	w.do(control.Start)
-	if w.out.refused != nil {
-		return Result{}, w.out.refused
+	if err := w.give(0); err != nil {
+		return Result{}, err
 	}
 	w.plant()
 	w.loop()
@@ -83,8 +76,8 @@ func Run(o Options) (Result, error) {
 	return *w.out, nil
 }
 
-func newWorld(o Options, target string) *world {
-	w := &world{o: o, start: started(), rng: rand.New(rand.NewPCG(o.Seed, 0x5eed)), faults: o.Faults, target: target,
+func newWorld(o Options, orders []ordered) *world {
+	w := &world{o: o, start: started(), rng: rand.New(rand.NewPCG(o.Seed, 0x5eed)), faults: o.Faults, orders: orders, blamed: digestOf(o.Blame),
 		state: control.New(), view: control.NewView(), epoch: 1, cut: map[int][]int32{}, out: &Result{Seed: o.Seed, Hosts: o.Fleet.Size()}}
 	w.hosts = o.Fleet.hosts()
 	w.index = make(map[fleet.HostID]int32, len(w.hosts))
@@ -94,18 +87,12 @@ func newWorld(o Options, target string) *world {
 		w.hosts[i].chance = newDraws(o.Seed, i)
 		w.rate += w.hosts[i].group.CrashesPerYear / (365 * 24)
 	}
+	w.view.Limit(o.Rate)
 	w.stock()
 	if o.Check {
 		w.check = newChecker(w)
 	}
 	return w
-}
-
-// stock fills the catalog: the target for the kernel of the first group.
-func (w *world) stock() {
-	m := bundle.Manifest{Kind: bundle.KindLive, Name: w.target, Module: "sim_target", Replace: true, Kernel: kernelOf(w.hosts[0].group)}
-	w.bundles = map[bundle.Digest]map[bundle.Digest]converge.Bundle{goodDigest: {goodDigest: {Manifest: &m}}}
-	w.view.Bundle(goodDigest, m, false)
 }
 
 // join enrols the hosts; those of a join fault come later.
@@ -145,6 +132,9 @@ func (w *world) plant() {
 			w.queue.push(event{at: f.At, kind: evFault, fault: n})
 		}
 	}
+	for n, s := range w.o.Also {
+		w.queue.push(event{at: s.At, kind: evOrder, verb: control.Start, fault: n + 1})
+	}
 }
 
 // begin starts a timed fault.
@@ -157,11 +147,11 @@ func (w *world) begin(n int) {
 	case "server-crash":
 		w.offline = true
 	case "abort":
-		w.do(control.Abort)
+		w.operate(control.Abort, n)
 	case "pause":
-		w.do(control.Pause)
+		w.operate(control.Pause, n)
 	case "revert":
-		w.do(control.Revert)
+		w.operate(control.Revert, n)
 	case "join":
 		for _, i := range w.cut[n] {
 			h := &w.hosts[i]
@@ -209,7 +199,7 @@ func (w *world) end(n int) {
 			}
 		}
 	case "pause":
-		w.do(control.Resume)
+		w.operate(control.Resume, n)
 	case "server-crash":
 		w.failOver()
 	}
@@ -223,6 +213,7 @@ func (w *world) failOver() {
 		w.state = w.check.replayed()
 	}
 	w.view = control.NewView()
+	w.view.Limit(w.o.Rate)
 	w.stock()
 	for i := range w.hosts {
 		h := &w.hosts[i]
@@ -300,6 +291,11 @@ func (w *world) pending() bool {
 			return true
 		}
 	}
+	for _, s := range w.o.Also {
+		if s.At > w.now {
+			return true
+		}
+	}
 	return w.offline
 }
 
@@ -315,20 +311,20 @@ func (w *world) note(rec control.Record) {
 	for _, c := range rec.Changes {
 		switch {
 		case c.Hold != "":
-			w.say("holds: %s", c.Hold)
+			w.say("%sholds: %s", other(c.Rollout), c.Hold)
 		case c.Reason != "":
-			w.say("%s: %s", c.Phase, c.Reason)
+			w.say("%s%s: %s", other(c.Rollout), c.Phase, c.Reason)
 		default:
-			w.say("%s again", c.Phase)
+			w.say("%s%s again", other(c.Rollout), c.Phase)
 		}
 	}
 	for _, e := range rec.Waves {
 		name := w.state.Rollout(e.Rollout).Waves[e.Wave].Name
 		switch {
 		case e.Verdict != "":
-			w.say("wave %s %s, %s: %s", name, e.What, e.Verdict, e.Why)
+			w.say("%swave %s %s, %s: %s", other(e.Rollout), name, e.What, e.Verdict, e.Why)
 		default:
-			w.say("wave %s %s", name, e.What)
+			w.say("%swave %s %s", other(e.Rollout), name, e.What)
 		}
 	}
 	for _, c := range rec.Crashes {
@@ -336,6 +332,14 @@ func (w *world) note(rec control.Record) {
 			w.say("crash with the patch on host %s (%s)", c.Host, c.Kind)
 		}
 	}
+}
+
+// other names a rollout that is not the first one.
+func other(id string) string {
+	if id == "r1" {
+		return ""
+	}
+	return id + ": "
 }
 
 // sample notes the curves, thinned out so that they stay small.

@@ -213,10 +213,10 @@ func (s *shard) ask(h *host, now time.Duration) {
 
 // patched is the moment a live patch is on a host: what it does begins here.
 func (s *shard) patched(h *host, d bundle.Digest, now time.Duration) {
-	if d != goodDigest {
+	s.applied++
+	if d != s.w.blamed {
 		return
 	}
-	s.applied++
 	soon := func() time.Duration { return now + time.Duration(s.random(h)*float64(time.Minute)) }
 	if s.random(h) < s.chance("crash-on-apply", h) {
 		s.push(event{at: soon(), kind: evDie, host: h.i, digest: d})

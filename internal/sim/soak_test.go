@@ -10,57 +10,103 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"afloat/internal/policy"
 )
 
-// schedule is one random policy, fleet and set of faults.
+// dice draws random schedules.
+type dice struct{ *rand.Rand }
+
+func (d dice) pick(s ...string) string { return s[d.IntN(len(s))] }
+
+// schedule is one random fleet with its rollouts and what goes wrong.
 func schedule(seed uint64) Options {
-	r := rand.New(rand.NewPCG(seed, 1))
-	pick := func(s ...string) string { return s[r.IntN(len(s))] }
-	var b strings.Builder
-	b.WriteString("name: x\ntarget: {live: y}\n" + pick("", "select: tier=prod\n", "select: zone!=z1\n"))
-	soak := func() string { return pick("0", "2m", "20m") }
-	b.WriteString("waves:\n")
-	if r.IntN(3) == 0 {
-		fmt.Fprintf(&b, "  - {select: tier=rc, soak: %s}\n", soak())
+	d := dice{rand.New(rand.NewPCG(seed, 1))}
+	o := Options{Policy: d.policy("y"), Fleet: d.fleet(), Seed: seed, Check: true, Horizon: 3 * time.Hour}
+	for n := range []int{0, 0, 0, 1, 1, 2}[d.IntN(6)] {
+		o.Also = append(o.Also, Start{At: time.Duration(d.IntN(60)) * time.Minute, Policy: d.policy(fmt.Sprintf("y%d", n+2))})
 	}
-	if r.IntN(2) == 0 {
-		fmt.Fprintf(&b, "  - {size: %s, soak: %s}\n", pick("1", "2", "5%"), soak())
+	o.Blame = d.IntN(len(o.Also) + 1)
+	if d.IntN(4) == 0 {
+		o.Rate = policy.Rate{N: 1 + d.IntN(6), Per: time.Duration(1+d.IntN(5)) * time.Minute}
 	}
-	if r.IntN(2) == 0 {
-		fmt.Fprintf(&b, "  - {size: %s, soak: %s, failures: %s}\n", pick("20%", "50%"), soak(), pick("0", "1", "50%"))
-	}
-	fmt.Fprintf(&b, "  - {size: 100%%, soak: %s, stragglers: %s}\n", soak(), pick("0", "10%", "2"))
-	b.WriteString(pick("", "budgets: [{name: r, groupBy: rack, unavailable: 1}]\n", "budgets: [{name: s, groupBy: service, unavailable: 30%, warm: 3m}]\n",
-		"budgets: [{name: d, groupBy: rack, domains: 1}, {name: s, select: zone=z0, starts: 2 per 5m}]\n", "unavailable: 3\n", "rate: 4 per 1m\n"))
-	b.WriteString(pick("", "", "gate: {onRevert: pause}\n", "gate: {onInconclusive: hold}\n", "windows: ['Sat 09:00-09:40', 'Sat 10:00-12:00']\n"))
-	f := Generated(5 + r.IntN(30))
-	if r.IntN(20) == 0 {
-		f = Generated(5 + r.IntN(196))
-	}
-	f.Groups = append(f.Groups, Group{Name: "odd", Hosts: r.IntN(3), Kernel: "6.1.0-55-cloud-amd64", Labels: f.Groups[0].Labels})
-	f.Groups[0].CrashesPerYear = []float64{0.05, 0.05, 500}[r.IntN(3)]
-	switch r.IntN(6) {
-	case 0:
-		f.Groups[0].Boot = "30m"
-	case 1:
-		f.Groups[len(f.Groups)-1].Foreign = "kpatch_other"
-	case 2:
-		f.Groups[len(f.Groups)-1].Observe = true
-	}
-	o := Options{Policy: b.String(), Fleet: f, Seed: seed, Check: true, Horizon: 3 * time.Hour}
-	for range r.IntN(4) {
-		at := r.IntN(90)
-		text := pick("crash-on-apply:30%", "crash-on-apply:2%", "oops-on-apply:10%", "leak:1", "apply-fails:10%", "lost:20%", "late:50%+10m", "twice:30%",
-			fmt.Sprintf("cut:30%%@%dm+%dm", at, 1+r.IntN(30)), fmt.Sprintf("down:30%%@%dm+10m", at), fmt.Sprintf("down@%dm+10m?rack=prod-r0", at),
-			"never-returns:50%", fmt.Sprintf("server-crash@%dm+%dm", at, r.IntN(5)), fmt.Sprintf("abort@%dm", at),
-			fmt.Sprintf("pause@%dm+10m", at), fmt.Sprintf("revert@%dm", at), fmt.Sprintf("join:30%%@%dm", at))
-		f, err := ParseFault(text)
+	for range d.IntN(4) {
+		f, err := ParseFault(d.fault(1 + len(o.Also)))
 		if err != nil {
 			panic(err)
 		}
 		o.Faults = append(o.Faults, f)
 	}
 	return o
+}
+
+func (d dice) policy(target string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "name: x\ntarget: {live: %s}\n%s", target, d.pick("", "", "select: tier=prod\n", "select: zone!=z1\n", "select: zone in (z0,z1)\n"))
+	soak := func() string { return d.pick("0", "2m", "20m") }
+	b.WriteString("waves:\n")
+	if d.IntN(3) == 0 {
+		fmt.Fprintf(&b, "  - {select: tier=rc, soak: %s}\n", soak())
+	}
+	if d.IntN(2) == 0 {
+		fmt.Fprintf(&b, "  - {size: %s, soak: %s}\n", d.pick("1", "2", "5%"), soak())
+	}
+	if d.IntN(2) == 0 {
+		fmt.Fprintf(&b, "  - {size: %s, soak: %s, failures: %s}\n", d.pick("20%", "50%"), soak(), d.pick("0", "1", "50%"))
+	}
+	fmt.Fprintf(&b, "  - {size: 100%%, soak: %s, stragglers: %s}\n", soak(), d.pick("0", "10%", "2"))
+	b.WriteString(d.budgets())
+	b.WriteString(d.pick("", "", "", "unavailable: 3\n", "unavailable: 20%\n", "rate: 4 per 1m\n", "minInterval: 30m\n", "minInterval: 2h\n"))
+	b.WriteString(d.pick("", "", "gate: {onRevert: pause}\n", "gate: {onInconclusive: hold}\n", "gate: {control: {size: 10%, by: 30m}}\n",
+		"windows: ['Sat 09:00-09:40', 'Sat 10:00-12:00']\n", "windows: ['Sat 04:10-05:00 America/New_York', 'Sat 18:30-21:00 Asia/Tokyo']\n"))
+	return b.String()
+}
+
+func (d dice) budgets() string {
+	var some []string
+	for range []int{0, 1, 1, 2, 3}[d.IntN(5)] {
+		some = append(some, d.pick("groupBy: rack, unavailable: 1", "groupBy: service, unavailable: 30%, warm: 3m", "groupBy: rack, domains: 1", "groupBy: zone, domains: 2",
+			"select: zone=z0, starts: 2 per 5m", "groupBy: cluster, unavailable: quorum", "groupBy: cluster, unavailable: quorum-1", "groupBy: service, disruptions: 2 per 1h",
+			"groupBy: pair, unavailable: 1, order: role", "groupBy: cluster, headroom: 100%, load: load", "groupBy: zone, unavailable: 10%, warm: 10m"))
+	}
+	if len(some) == 0 {
+		return ""
+	}
+	return "budgets: [{" + strings.Join(some, "}, {") + "}]\n"
+}
+
+func (d dice) fleet() Fleet {
+	f := Generated(5 + d.IntN(30))
+	if d.IntN(20) == 0 {
+		f = Generated(5 + d.IntN(196))
+	}
+	prod := &f.Groups[0]
+	prod.CrashesPerYear = []float64{0.05, 0.05, 500}[d.IntN(3)]
+	prod.Labels["cluster"], prod.Labels["load"] = "c{n/5}", d.pick("0.3", "90%", "?")
+	switch d.IntN(6) {
+	case 0:
+		prod.Boot = "30m"
+	case 1:
+		f.Groups[len(f.Groups)-1].Foreign = "kpatch_other"
+	case 2:
+		f.Groups[len(f.Groups)-1].Observe = true
+	}
+	f.Groups = append(f.Groups, Group{Name: "odd", Hosts: d.IntN(3), Kernel: "6.1.0-55-cloud-amd64", Labels: prod.Labels})
+	if d.IntN(4) == 0 {
+		for n, role := range []string{"active", "passive"} {
+			f.Groups = append(f.Groups, Group{Name: role, Hosts: 1 + d.IntN(4), Boot: []string{"3m", "10m"}[n],
+				Labels: map[string]string{"tier": "prod", "zone": "z{n%3}", "rack": "pair-r{n/2}", "pair": "p{n}", "role": role, "cluster": "pairs"}})
+		}
+	}
+	return f
+}
+
+func (d dice) fault(rollouts int) string {
+	at, which := d.IntN(90), 1+d.IntN(rollouts)
+	return d.pick("crash-on-apply:30%", "crash-on-apply:2%", "oops-on-apply:10%", "leak:1", "apply-fails:10%", "lost:20%", "late:50%+10m", "twice:30%",
+		fmt.Sprintf("cut:30%%@%dm+%dm", at, 1+d.IntN(30)), fmt.Sprintf("down:30%%@%dm+10m", at), fmt.Sprintf("down@%dm+10m?rack=prod-r0", at),
+		"never-returns:50%", fmt.Sprintf("server-crash@%dm+%dm", at, d.IntN(5)), fmt.Sprintf("abort:%d@%dm", which, at),
+		fmt.Sprintf("pause:%d@%dm+10m", which, at), fmt.Sprintf("revert:%d@%dm", which, at), fmt.Sprintf("join:30%%@%dm", at))
 }
 
 // TestSoak plays random schedules and asks that nothing that must always hold
@@ -117,6 +163,9 @@ func playSoak(t *testing.T, seed uint64, loud bool) bool {
 		t.Errorf("seed %d: %s", seed, b)
 	}
 	t.Logf("replay: AFLOAT_SEED=%d go test ./internal/sim -run TestSoak -v\n%s", seed, o.Policy)
+	for _, s := range o.Also {
+		t.Logf("at %s\n%s", s.At, s.Policy)
+	}
 	for _, f := range o.Faults {
 		t.Logf("fault %s", f)
 	}

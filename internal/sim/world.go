@@ -10,7 +10,7 @@ import (
 	"afloat/internal/control"
 	"afloat/internal/converge"
 	"afloat/internal/fleet"
-	"afloat/internal/rollout"
+	"afloat/internal/policy"
 )
 
 // Options of a run.
@@ -24,6 +24,13 @@ type Options struct {
 	// Check keeps the log, replays it in the end and tests every record
 	// against the invariants. It costs time.
 	Check bool
+	// Also are further rollouts on the same fleet.
+	Also []Start
+	// Blame is the rollout whose patch does the harm that the faults tell of: 0
+	// is the first, then those of Also.
+	Blame int
+	// Rate bounds the starts of all rollouts together; zero does not.
+	Rate policy.Rate
 
 	shardSize int // for tests, otherwise shardSize
 }
@@ -42,7 +49,8 @@ type world struct {
 	queue   queue // what concerns no single host
 	faults  faults
 	bundles map[bundle.Digest]map[bundle.Digest]converge.Bundle
-	target  string
+	orders  []ordered
+	blamed  bundle.Digest
 	state   *control.State
 	view    *control.View
 	log     [][]byte
@@ -77,6 +85,8 @@ func (w *world) handle(e event) {
 		w.begin(e.fault)
 	case evEnd:
 		w.end(e.fault)
+	case evOrder:
+		w.order(e)
 	}
 	w.meet()
 }
@@ -135,25 +145,4 @@ func (w *world) turn() {
 		}
 	}
 	w.fail("decisions do not end at %s", w.now)
-}
-
-// do gives an operator's command to the first rollout.
-func (w *world) do(v control.Verb) {
-	c := control.Command{Verb: v, By: "simulated operator", Rollout: "r1"}
-	if v == control.Start {
-		c.Policy, c.Rollout = w.o.Policy, ""
-	}
-	rec, err := control.Do(w.state, w.view, c, w.at(w.now))
-	if err != nil {
-		w.out.refused = err
-		return
-	}
-	w.commit(rec)
-}
-
-// over says that the rollout has come to rest.
-func (w *world) over() bool {
-	r := w.state.Rollout("r1")
-	return r == nil || r.Phase == rollout.PhaseComplete && !r.AnyActing() || r.Phase == rollout.PhaseReverted ||
-		r.Phase == rollout.PhaseAborted && !r.AnyActing()
 }
