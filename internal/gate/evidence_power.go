@@ -53,6 +53,9 @@ func (l Levels) RequiredHostDays(b Baseline) float64 {
 // DetectableOnApply is the smallest share of hosts that die on apply which
 // the evidence at hand would have shown, and 1 if not even all of them.
 func (l Levels) DetectableOnApply(e Evidence) float64 {
+	if !l.shows(e, 1) {
+		return 1
+	}
 	return bisect(1e-9, 1, func(excess float64) bool { return l.shows(e, excess) })
 }
 
@@ -63,14 +66,12 @@ func (l Levels) shows(e Evidence, excess float64) bool {
 }
 
 // DetectableRatio is the smallest steady crash rate, over the upper end of the
-// baseline, which the evidence at hand would have shown; +Inf if over a million.
+// baseline, which the evidence at hand would have shown; +Inf if over a thousand.
 func (l Levels) DetectableRatio(e Evidence) float64 {
-	const most = 1e6
-	r := bisect(1, most, func(ratio float64) bool { return l.Required(ratio) <= e.Steady.Expected })
-	if r >= most {
+	if l.Required(absurd) > e.Steady.Expected {
 		return math.Inf(1)
 	}
-	return r
+	return bisect(1, absurd, func(ratio float64) bool { return l.Required(ratio) <= e.Steady.Expected })
 }
 
 func (l Levels) enoughApply(e Evidence) bool  { return l.shows(e, l.Aim.OnApply) }

@@ -41,25 +41,25 @@ type Transition struct {
 
 // Transitions is the one table of host moves, whatever the target. A report
 // may be lost or overtaken by a later one, so a host may skip what lies between.
-func Transitions() []Transition {
-	return slices.Concat(
-		enter(Admitted, "planner", Waiting),
-		enter(Applying, "host reports applying", Admitted),
-		enter(Draining, "host reports draining", Admitted),
-		enter(Rebooting, "host reports rebooting", Admitted, Draining),
-		enter(Verifying, "host reports verifying: it has acted", Admitted, Draining, Rebooting),
-		enter(Warming, "host reports warming: in rotation again", Admitted, Draining, Rebooting, Verifying),
-		enter(Soaking, "host is what it should be, and in rotation", Admitted, Applying, Draining, Rebooting, Verifying, Warming),
-		enter(Done, "wave over", Soaking),
-		enter(Failed, "host reports failed or refused, or never came back", Admitted, Applying, Draining, Rebooting, Verifying, Warming),
-		enter(Failed, "host lost the target", Soaking, Done),
-		enter(Waiting, "another try", Failed),
-		enter(Reverting, "abort, revert or withdrawal", Admitted, Applying, Draining),
-		enter(Reverting, "revert or withdrawal", Rebooting, Verifying, Warming, Soaking, Done, Failed),
-		enter(Reverted, "host reports what it was before", Reverting),
-		enter(Soaking, "too late: the host had acted already", Reverting),
-	)
-}
+func Transitions() []Transition { return slices.Clone(transitions) }
+
+var transitions = slices.Concat(
+	enter(Admitted, "planner", Waiting),
+	enter(Applying, "host reports applying", Admitted),
+	enter(Draining, "host reports draining", Admitted),
+	enter(Rebooting, "host reports rebooting", Admitted, Draining),
+	enter(Verifying, "host reports verifying: it has acted", Admitted, Draining, Rebooting),
+	enter(Warming, "host reports warming: in rotation again", Admitted, Draining, Rebooting, Verifying),
+	enter(Soaking, "host is what it should be, and in rotation", Admitted, Applying, Draining, Rebooting, Verifying, Warming),
+	enter(Done, "wave over", Soaking),
+	enter(Failed, "host reports failed or refused, or never came back", Admitted, Applying, Draining, Rebooting, Verifying, Warming),
+	enter(Failed, "host lost the target", Soaking, Done),
+	enter(Waiting, "another try", Failed),
+	enter(Reverting, "abort, revert or withdrawal", Admitted, Applying, Draining),
+	enter(Reverting, "revert or withdrawal", Rebooting, Verifying, Warming, Soaking, Done, Failed),
+	enter(Reverted, "host reports what it was before", Reverting),
+	enter(Soaking, "too late: the host had acted already", Reverting),
+)
 
 func enter(to HostPhase, by string, from ...HostPhase) (out []Transition) {
 	for _, f := range from {
@@ -70,7 +70,7 @@ func enter(to HostPhase, by string, from ...HostPhase) (out []Transition) {
 
 // CanMove says whether a host may go from one phase to another.
 func CanMove(from, to HostPhase) bool {
-	return slices.ContainsFunc(Transitions(), func(t Transition) bool { return t.From == from && t.To == to })
+	return slices.ContainsFunc(transitions, func(t Transition) bool { return t.From == from && t.To == to })
 }
 
 // Table prints the transitions for the docs.
