@@ -189,15 +189,18 @@ func boot(t *testing.T, k *kit.Kit) *lab.Host {
 }
 
 // guestHelper builds the lab's guest helper.
-func guestHelper(t *testing.T) string {
+func guestHelper(t *testing.T) string { return program(t, "afloat/internal/lab/guest") }
+
+// program builds a program for the guest and returns its file.
+func program(t *testing.T, path string) string {
 	t.Helper()
-	guest := filepath.Join(t.TempDir(), "lab-guest")
-	helper := exec.Command("go", "build", "-o", guest, "afloat/internal/lab/guest")
-	helper.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := helper.CombinedOutput(); err != nil {
-		t.Fatalf("build guest helper: %v: %s", err, out)
+	file := filepath.Join(t.TempDir(), "program")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", file, path)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build %s: %v: %s", path, err, out)
 	}
-	return guest
+	return file
 }
 
 // live loads the built patch in the guest, has its check run, and unloads it.

@@ -50,3 +50,13 @@ refused() {
 }
 said() { hear; grep -q -- "$1" log || failed "the kernel did not say: $1"; }
 unsaid() { hear; if grep -q -- "$1" log; then failed "the kernel said: $1"; fi; }
+# The host's agent, told by hand.
+agent() {
+	hear
+	: >log
+	/tmp/afloat-agent "$@" >agent 2>&1 || { hear; cat agent; failed "the agent does not $1"; }
+}
+apply() { agent apply --bundle $1.afloat; }
+revert() { agent revert; }
+told() { grep -q -- "$1" agent || { cat agent; failed "the agent did not tell: $1"; }; }
+untold() { if grep -q -- "$1" agent; then cat agent; failed "the agent told: $1"; fi; }

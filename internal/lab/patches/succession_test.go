@@ -15,6 +15,7 @@ import (
 	"golang.org/x/tools/txtar"
 
 	"afloat/internal/build"
+	"afloat/internal/bundle"
 	"afloat/internal/kernel"
 	"afloat/internal/kit"
 	"afloat/internal/kit/kittest"
@@ -29,6 +30,7 @@ type succession struct {
 	name  string
 	files map[string]string
 	built map[string]*build.Output // by short name
+	key   []byte                   // that signed them, the public half
 }
 
 // TestSuccession builds series of live patches and runs their scripts, all in
@@ -48,6 +50,13 @@ func TestSuccession(t *testing.T) {
 			h := boot(t, k)
 			if h == nil {
 				t.Skip("no guest")
+			}
+			agent, err := os.ReadFile(program(t, "afloat/cmd/afloat-agent"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := h.Put(t.Context(), "/tmp/afloat-agent", 0o755, agent); err != nil {
+				t.Fatal(err)
 			}
 			for _, s := range series {
 				t.Run(s.name, func(t *testing.T) { s.run(t, k, h) })
@@ -81,6 +90,9 @@ func readSuccessions(t *testing.T) []*succession {
 func (s *succession) build(t *testing.T, k *kit.Kit) {
 	t.Helper()
 	public, key, err := ed25519.GenerateKey(nil)
+	if err == nil {
+		_, s.key, err = bundle.EncodeKeys(key)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,13 +128,17 @@ func (s *succession) run(t *testing.T, k *kit.Kit, h *lab.Host) {
 	var names bytes.Buffer
 	for name, out := range s.built {
 		put(name+".ko", out.Module)
+		put(name+".afloat", out.File)
 		fmt.Fprintf(&names, "%s %s\n", name, out.Manifest.Module)
 	}
 	for name := range strings.FieldsSeq(s.files["modules"]) {
 		put(name+".ko", module(t, k, name))
 	}
 	put("names", names.Bytes())
-	out, err := h.Exec(ctx, "sh", "-ec", "cd "+folder+"\n"+successionWords+s.files["script"])
+	if err := h.Put(ctx, "/etc/afloat/publishers.d/"+s.name+".pub", 0o644, s.key); err != nil {
+		t.Fatal(err)
+	}
+	out, err := h.Exec(ctx, "sh", "-exc", "cd "+folder+"\n"+successionWords+s.files["script"])
 	if err != nil {
 		t.Fatal(err)
 	}
