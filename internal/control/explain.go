@@ -121,8 +121,9 @@ func (t *turn) waits(r *rollout.Rollout, p *planner, i int32) *Blocker {
 	if b := p.Blocked(i, t.now); b != nil {
 		return &Blocker{Kind: KindBudget, Reason: b.Text, Frees: "when a host of it is back", Until: b.Until}
 	}
-	if b := t.m.batch(r, t.now); t.batchRoom(r, p, w) == 0 {
-		return &Blocker{Kind: KindBatch, Reason: b.String(), Frees: "when all of it was heard from, or counts as crashed", Until: b.until}
+	if t.batchRoom(r, p, w) == 0 {
+		what, until := t.m.batch(r, t.now).waits(t.m, r, t.now)
+		return &Blocker{Kind: KindBatch, Reason: what, Frees: "when all of it was heard from, or counts as crashed", Until: until}
 	}
 	return blocked(KindNone, "at the next turn", "nothing keeps it from starting")
 }

@@ -27,12 +27,12 @@ type memo struct {
 	unread []int32 // hosts to fold: something about them changed
 	// planners by rollout, for those that are not over.
 	planners map[string]*planner
-	scanned  time.Time
-	earliest time.Time // when a host may next go silent or get stuck
 	watch    map[string]*watch
-	// fresh are hosts on their way or just patched, by rollout: see batch.
-	fresh   map[string][]int32
-	batches map[string]*batch
+	earliest time.Time // when a host may next go silent or get stuck
+	stale    bool      // a host came back that was silent
+	checked  mark      // when watch was last gone through
+	batches  map[string]*batch
+	unsure   []int32 // hosts that may count in a batch, or no longer: see batch
 	// moved grows when something about a host changed.
 	moved uint64
 	pace  *plan.Pace
@@ -49,11 +49,15 @@ type memoHost struct {
 	host *Host // nil while nothing was decided for it
 	// heard is the last sign of life in Unix nanoseconds, 0 before the first
 	// report: a scan of a big fleet should not have to look any further.
-	heard  int64
-	unread bool
-	fresh  bool // in fresh of its rollout
-	acting bool
-	out    bool // as it says itself
+	heard int64
+	// batch is the one that it counts in, nil for none: it was admitted at
+	// since, and counts until then at the latest, in Unix nanoseconds.
+	batch        *batch
+	since, until int64
+	unread       bool
+	silent       bool // to a rollout, at the last scan
+	acting       bool
+	out          bool // as it says itself
 	// started is its last admission that the planners know of.
 	started time.Time
 }
@@ -64,9 +68,6 @@ type watch struct {
 	lost          []fleet.HostID // did not come back from what they were ordered to do
 	all, heard    int
 }
-
-// bigFleet is from how many hosts on a full scan is not made in every turn.
-const bigFleet = 20_000
 
 // follow brings the memo up to date with state and view.
 func (v *View) follow(s *State, now time.Time) *memo {
@@ -79,21 +80,19 @@ func (v *View) follow(s *State, now time.Time) *memo {
 		if i, ok := m.find(t); ok {
 			m.decided(i, t.host)
 			m.touch(i)
-			m.freshen(i)
 			m.start(i)
 			m.refit(i, now)
+			m.unsure = append(m.unsure, i)
+			m.stale = m.stale || m.hosts[i].silent
 		}
 	}
 	s.touched = s.touched[:0]
 	for _, seen := range v.dirty {
 		if i := seen.at - 1; i >= 0 && int(i) < len(m.hosts) && m.hosts[i].seen == seen {
-			m.hosts[i].saw()
+			m.noted(i)
 			m.touch(i)
 			m.refit(i, now)
 		}
-	}
-	if len(v.dirty) > 0 && v.lost {
-		m.earliest, v.lost = now, false
 	}
 	v.dirty = v.dirty[:0]
 	m.seq = s.seq
@@ -103,7 +102,7 @@ func (v *View) follow(s *State, now time.Time) *memo {
 
 func (v *View) remember(s *State, set setup, now time.Time) *memo {
 	ids := v.Hosts()
-	m := &memo{state: s, view: v, setup: set, index: make(map[fleet.HostID]int32, len(ids)), planners: map[string]*planner{}, fresh: map[string][]int32{}, batches: map[string]*batch{}, pace: plan.NewPace(set.rate)}
+	m := &memo{state: s, view: v, setup: set, index: make(map[fleet.HostID]int32, len(ids)), planners: map[string]*planner{}, batches: map[string]*batch{}, pace: plan.NewPace(set.rate)}
 	m.hosts = make([]memoHost, len(ids))
 	for i, id := range ids {
 		m.index[id] = int32(i)
@@ -113,7 +112,7 @@ func (v *View) remember(s *State, set setup, now time.Time) *memo {
 		m.hosts[i].saw()
 		m.decided(int32(i), s.hosts[id])
 		m.unread = append(m.unread, int32(i))
-		m.freshen(int32(i))
+		m.unsure = append(m.unsure, int32(i))
 		for _, a := range s.hosts[id].admissions() {
 			m.hosts[i].started = a.At
 			if now.Sub(a.At) < set.rate.Per {
@@ -143,6 +142,17 @@ func (m *memo) start(i int32) {
 
 // saw takes over what the host said last.
 func (x *memoHost) saw() { x.heard, x.out = x.seen.heard(), x.seen.Report.Out }
+
+// noted follows a sign of life of host i, or its loss.
+func (m *memo) noted(i int32) {
+	x := &m.hosts[i]
+	before := x.heard
+	x.saw()
+	m.stale = m.stale || x.silent || x.seen.relabelled || x.heard < before
+	if x.batch != nil {
+		m.unsure = append(m.unsure, i)
+	}
+}
 
 // find is the place of a host that a record was about.
 func (m *memo) find(t touched) (int32, bool) {
@@ -294,26 +304,27 @@ func (m *memo) refit(i int32, now time.Time) {
 }
 
 // scan looks for hosts that went silent or got stuck: time alone does that, no
-// message tells of it. In a big fleet it is made twice per silence limit.
+// message tells of it, but when it may next be so is known.
 func (m *memo) scan(now time.Time) {
 	active := m.state.watched()
-	every := time.Duration(0)
-	if len(m.hosts) >= bigFleet {
-		every = time.Hour
-		for _, r := range active {
-			every = min(every, r.Policy.Timeouts.Silent/2)
-		}
-	}
-	if m.watch != nil && len(m.watch) == len(active) && (now.Sub(m.scanned) < every || every > 0 && now.Before(m.earliest)) {
+	if m.watch != nil && len(m.watch) == len(active) && !m.stale && now.Before(m.earliest) {
 		m.recheck(now)
 		return
 	}
-	m.scanned, m.earliest, m.watch = now, now.Add(always), map[string]*watch{}
+	m.stale, m.earliest, m.watch = false, now.Add(always), map[string]*watch{}
+	for i := range m.hosts {
+		m.hosts[i].silent = false
+	}
 	for _, r := range active {
-		m.soon(now.Add(r.Policy.Timeouts.Stuck)) // who is admitted after this scan
+		t := r.Policy.Timeouts
+		m.soon(now.Add(min(t.Stuck, t.Drain, t.Boot))) // who is admitted after this scan
 		m.watch[r.ID] = m.look(r, now)
 	}
+	m.checked = mark{m.moved, m.state.seq}
 }
+
+// mark is a point in what the memo has followed.
+type mark struct{ moved, seq uint64 }
 
 // always is longer than any rollout.
 const always = 100 * 365 * 24 * time.Hour
@@ -333,7 +344,9 @@ func (m *memo) look(r *rollout.Rollout, now time.Time) *watch {
 	for i := range m.hosts {
 		x := &m.hosts[i]
 		silent := x.heard == 0 || x.heard < limit
-		if !silent {
+		if silent {
+			x.silent = true
+		} else {
 			oldest = min(oldest, x.heard)
 		}
 		selected := p != nil && p.State(int32(i)) != plan.Absent
@@ -368,8 +381,12 @@ func (m *memo) attend(w *watch, r *rollout.Rollout, i int32, silent bool, now ti
 		w.lost = append(w.lost, seen.ID)
 	case silent && (phase.Acting() || phase.Exposed()):
 		w.silent = append(w.silent, seen.ID)
-	case phase.Acting() && now.Sub(later(h.Since, r.Freed)) > patience(r.Policy.Timeouts, phase):
-		w.stuck = append(w.stuck, seen.ID)
+	case phase.Acting():
+		if stuck := later(h.Since, r.Freed).Add(patience(r.Policy.Timeouts, phase)); now.After(stuck) {
+			w.stuck = append(w.stuck, seen.ID)
+		} else {
+			m.soon(stuck)
+		}
 	}
 }
 
@@ -386,6 +403,10 @@ func patience(t policy.Timeouts, p rollout.HostPhase) time.Duration {
 
 // recheck drops from the last scan what is no longer so.
 func (m *memo) recheck(now time.Time) {
+	if m.checked == (mark{m.moved, m.state.seq}) {
+		return
+	}
+	m.checked = mark{m.moved, m.state.seq}
 	for id, w := range m.watch {
 		r := m.state.rollouts[id]
 		again := &watch{}
@@ -396,48 +417,4 @@ func (m *memo) recheck(now time.Time) {
 		}
 		w.silent, w.stuck, w.lost = again.silent, again.stuck, again.lost
 	}
-}
-
-// freshen notes a host that may count in a batch.
-func (m *memo) freshen(i int32) {
-	x := &m.hosts[i]
-	h := x.host
-	if h == nil || x.fresh || h.Rollout == "" || !h.Phase.Acting() && !h.Phase.Exposed() {
-		return
-	}
-	x.fresh = true
-	m.fresh[h.Rollout] = append(m.fresh[h.Rollout], i)
-}
-
-// batch is the hosts of the rollout that have yet to show what the patch does.
-func (m *memo) batch(r *rollout.Rollout, now time.Time) *batch {
-	if b := m.batches[r.ID]; b != nil && (b.hosts == 0 || now.Before(b.soonest)) {
-		if b.moved == m.moved {
-			return b
-		}
-		if len(m.hosts) >= bigFleet && b.hosts > 0 { // nobody settles while it fills up, nor twice a minute
-			filling := now.Sub(b.oldest) <= fill
-			if filling {
-				b.hosts = len(m.fresh[r.ID])
-			}
-			if filling || b.counted.Sub(b.oldest) > fill {
-				return b
-			}
-		}
-	}
-	b := &batch{moved: m.moved, counted: now}
-	kept := m.fresh[r.ID][:0]
-	for _, i := range m.fresh[r.ID] {
-		x := &m.hosts[i]
-		if x.host.Rollout == r.ID && b.add(r, x.seen, x.host, now) {
-			kept = append(kept, i)
-			continue
-		}
-		x.fresh = false // it has shown it, or another rollout has it
-		if x.host.Rollout != r.ID {
-			m.freshen(i)
-		}
-	}
-	m.fresh[r.ID], m.batches[r.ID] = kept, b
-	return b
 }

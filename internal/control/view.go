@@ -127,12 +127,16 @@ func (v *View) Report(r wire.Report, at time.Time) {
 // Heard notes a sign of life.
 func (v *View) Heard(id fleet.HostID, at time.Time) {
 	if h := v.hosts[id]; h != nil {
-		if at.Sub(h.Heard) > time.Minute { // it may have counted as silent
+		var x *memoHost
+		if h.at > 0 {
+			x = &v.memo.hosts[h.at-1]
+		}
+		if x == nil || x.silent || x.batch != nil || at.Sub(h.Heard) > time.Minute { // something may follow from it
 			v.dirty = append(v.dirty, h)
 		}
 		h.hear(at)
-		if h.at > 0 {
-			v.memo.hosts[h.at-1].heard = h.heard()
+		if x != nil {
+			x.heard = h.heard()
 		}
 	}
 }
@@ -141,7 +145,7 @@ func (v *View) Heard(id fleet.HostID, at time.Time) {
 // later sign of life had been noted: its heartbeats were taken as given.
 func (v *View) Lost(id fleet.HostID, since time.Time) {
 	if h := v.hosts[id]; h != nil {
-		h.Heard, v.lost = since, true
+		h.Heard = since
 		v.dirty = append(v.dirty, h)
 	}
 }
