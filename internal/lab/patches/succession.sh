@@ -43,6 +43,7 @@ refused() {
 	if insmod $1.ko 2>refusal; then failed "$1 loads"; fi
 	case "$2" in
 	EINVAL) grep -q "Invalid\|invalid" refusal ;;
+	EBUSY) grep -q "busy" refusal ;;
 	EDOM) grep -qi "out of domain\|out of range" refusal ;;
 	*) false ;;
 	esac || failed "$1 is refused with: $(cat refusal)"
@@ -58,5 +59,5 @@ agent() {
 }
 apply() { agent apply --bundle $1.afloat; }
 revert() { agent revert; }
-told() { grep -q -- "$1" agent || { cat agent; failed "the agent did not tell: $1"; }; }
+told() { grep -o -- "$1" agent || { cat agent; failed "the agent did not tell: $1"; }; }
 untold() { if grep -q -- "$1" agent; then cat agent; failed "the agent told: $1"; fi; }

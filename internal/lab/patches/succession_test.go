@@ -143,8 +143,9 @@ func (s *succession) run(t *testing.T, k *kit.Kit, h *lab.Host) {
 		t.Fatal(err)
 	}
 	if out.Code != 0 {
-		t.Errorf("exit code %d:\n%s", out.Code, out.Output())
+		t.Fatalf("exit code %d:\n%s", out.Code, out.Output())
 	}
+	t.Log(out.Stdout)
 }
 
 // module is a module of the kernel, ready for insmod.
