@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -164,4 +165,42 @@ func module(t *testing.T, k *kit.Kit, name string) []byte {
 		t.Fatal(err)
 	}
 	return content
+}
+
+var codeBlock = regexp.MustCompile("(?ms)^```c\n(.*?)^```$")
+
+// TestGuide wants every piece of C in the authors' guide to be part of a patch
+// of testdata, word for word: what is built and loaded is what is recommended.
+func TestGuide(t *testing.T) {
+	guide, err := os.ReadFile("../../../docs/how-to/write-a-patch.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var patched strings.Builder
+	for _, pattern := range []string{"testdata/*.txtar", "testdata/succession/*.txtar"} {
+		paths, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range paths {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for line := range strings.Lines(string(text)) {
+				if !strings.HasPrefix(line, "-") {
+					patched.WriteString(line[min(1, len(line)-1):])
+				}
+			}
+		}
+	}
+	blocks := codeBlock.FindAllSubmatch(guide, -1)
+	if len(blocks) < 5 {
+		t.Fatalf("the guide has %d pieces of C", len(blocks))
+	}
+	for _, block := range blocks {
+		if !strings.Contains(patched.String(), string(block[1])) {
+			t.Errorf("in no patch of testdata:\n%s", block[1])
+		}
+	}
 }
