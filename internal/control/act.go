@@ -60,12 +60,12 @@ func disrupts(t policy.Target, running kernel.ID) task {
 	return task{act: act, keep: !moves}
 }
 
-// same says whether two moves order the same.
-func (d *Act) same(o *Act) bool {
-	if d == nil || o == nil {
-		return d == o
+// same says whether both are nothing or equal.
+func same[T comparable](a, b *T) bool {
+	if a == nil || b == nil {
+		return a == b
 	}
-	return *d == *o
+	return *a == *b
 }
 
 // fill completes a Desired.

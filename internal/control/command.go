@@ -171,7 +171,9 @@ func (s *State) unusable(v *View, d bundle.Digest) string {
 	} else if e.Withdrawn {
 		return fmt.Sprintf("bundle %s was withdrawn", d.Short())
 	}
-	if b, bad := s.bad[d]; bad {
+	if b, bad := s.bad[d]; bad && b.NoBoot {
+		return fmt.Sprintf("bundle %s does not survive a boot (rollout %s: %s)", d.Short(), b.Rollout, b.Reason)
+	} else if bad {
 		return fmt.Sprintf("bundle %s was reverted by rollout %s: %s", d.Short(), b.Rollout, b.Reason)
 	}
 	return ""

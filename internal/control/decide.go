@@ -18,7 +18,7 @@ import (
 // admissions, so nobody is admitted on evidence that was there to be seen.
 func Decide(s *State, v *View, now time.Time) Record {
 	t := newTurn(s, v, now)
-	for _, step := range []func(){t.fold, t.silence, t.losses, t.verdicts, t.unwind, t.waves, t.admit} {
+	for _, step := range []func(){t.fold, t.silence, t.losses, t.verdicts, t.unwind, t.waves, t.payoffs, t.admit} {
 		if step(); !t.rec.Empty() {
 			return t.rec
 		}
@@ -54,6 +54,9 @@ func (t *turn) move(id fleet.HostID, m Move) {
 		i, t.rec.Moves = len(t.rec.Moves), append(t.rec.Moves, m)
 	}
 	t.rec.Moves[i].Hosts = append(t.rec.Moves[i].Hosts, id)
+	if m.To == rollout.Soaking {
+		t.rec.Moves[i].Boots = append(t.rec.Moves[i].Boots, bootSum(t.v.hosts[id].Report.Boot))
+	}
 }
 
 func (t *turn) change(r *rollout.Rollout, c rollout.Change) {
@@ -84,6 +87,9 @@ func (t *turn) verdicts() {
 		}
 		if why := t.withdrawn(r); why != "" {
 			t.change(r, rollout.Change{Phase: rollout.PhaseReverting, Reason: why})
+			continue
+		}
+		if t.kin(r) {
 			continue
 		}
 		verdict := gate.Decide(r.Policy.Gate, t.facts(r))

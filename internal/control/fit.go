@@ -25,6 +25,7 @@ const (
 	KindForeign    Kind = "foreign live patch"
 	KindKernel     Kind = "kernel"
 	KindAbility    Kind = "ability"
+	KindDebt       Kind = "debt"
 	KindBad        Kind = "bad version"
 	KindBusy       Kind = "other rollout"
 	KindHas        Kind = "has it"
@@ -63,6 +64,9 @@ func (m *memo) fit(p *planner, h *Seen, now time.Time) (*task, *Blocker) {
 	if b := ownerBlocks(h); b != nil {
 		return nil, b
 	}
+	if b := m.owes(p.rollout, h); b != nil {
+		return nil, b
+	}
 	c := p.choices[h.Report.Kernel]
 	if c == nil {
 		c = m.state.choose(m.view, p.rollout, h.Report.Kernel)
@@ -75,6 +79,22 @@ func (m *memo) fit(p *planner, h *Seen, now time.Time) (*task, *Blocker) {
 		return nil, blocked(KindAbility, "a newer agent on it", "its agent cannot %s", c.act.Action)
 	}
 	return &c.task, m.state.busy(p.rollout, h.ID, &c.task)
+}
+
+// owes is what the debt of a host says about a rollout.
+func (m *memo) owes(r *rollout.Rollout, h *Seen) *Blocker {
+	if r.Of != "" {
+		if x := m.state.hosts[h.ID]; x == nil || x.Debt == nil {
+			return blocked(KindHas, "", "it owes no reboot")
+		}
+	}
+	if r.Policy.Target.Action != policy.Live {
+		return nil
+	}
+	if by := m.requires(h); by != nil {
+		return blocked(KindDebt, "when rollout "+by.ID+" has booted it", "it must boot into kernel %s first: rollout %s requires that", by.Policy.Target.Name, by.ID)
+	}
+	return nil
 }
 
 // choose is what hosts of a kernel get from a rollout.

@@ -29,8 +29,10 @@ func (t *turn) fold() {
 	}
 	t.m.unread = left
 	if len(t.rec.Crashes) > 0 { // one kind of thing per record, crashes first
-		t.rec.Moves, t.rec.Adopts = nil, nil
+		t.rec.Moves, t.rec.Adopts, t.rec.Owes = nil, nil, nil
 	} else if len(t.rec.Adopts) > 0 {
+		t.rec.Moves, t.rec.Owes = nil, nil
+	} else if len(t.rec.Owes) > 0 {
 		t.rec.Moves = nil
 	}
 }
@@ -141,6 +143,9 @@ func (t *turn) foldHost(seen *Seen, h *Host) bool {
 		t.rec.Adopts = append(t.rec.Adopts, Adopt{Host: seen.ID, Generation: max(report.Generation, generation) + 1, Live: live})
 		return true
 	}
+	if t.owing(seen, h) {
+		return true
+	}
 	if h == nil || h.Rollout == "" || report.Generation < h.Generation {
 		return false
 	}
@@ -153,6 +158,9 @@ func (t *turn) foldHost(seen *Seen, h *Host) bool {
 	m := Move{Rollout: r.ID, Wave: h.Wave, To: to, Reason: reason}
 	if to == rollout.Failed {
 		m = t.failing(m, h, report)
+	}
+	if to == rollout.Soaking && phase != rollout.Reverting || to == rollout.Failed && phase.Acting() {
+		m.Booted = h.Act.proves(seen)
 	}
 	t.move(seen.ID, m)
 	return true

@@ -96,7 +96,11 @@ func followsDo(phase rollout.HostPhase, h *Host, r wire.Report) (rollout.HostPha
 // followsBack is follows for a host on its way back from an action.
 func followsBack(h *Host, r wire.Report) (rollout.HostPhase, string) {
 	lost := r.Phase == wire.PhaseFailed || r.Phase == wire.PhaseRefused
+	back := h.Live == "" && loaded(r) == "" || h.Live != "" && health.Runs(r, h.Live)
 	switch {
+	case h.Act.Off && h.Act.Was == "" && r.Nonce == h.Act.Nonce && !r.Out && (settled(r.Phase) && back || lost): // nothing to go back to
+		return rollout.Reverted, clip(r.Reason)
+	case h.Act.Off && h.Act.Was == "" && r.Nonce == h.Act.Nonce:
 	case !h.Act.Off && (lost || settled(r.Phase) && h.Act.done(r)):
 		return rollout.Reverted, clip(r.Reason)
 	case h.Act.Off && r.Nonce == h.Act.Nonce && settled(r.Phase) && !r.Out:

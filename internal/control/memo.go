@@ -1,6 +1,7 @@
 package control
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -36,6 +37,8 @@ type memo struct {
 	// moved grows when something about a host changed.
 	moved uint64
 	pace  *plan.Pace
+	// required are the rollouts of kernels that hosts must boot.
+	required []*rollout.Rollout
 }
 
 // setup is what makes all planners stale when it changes.
@@ -102,7 +105,7 @@ func (v *View) follow(s *State, now time.Time) *memo {
 
 func (v *View) remember(s *State, set setup, now time.Time) *memo {
 	ids := v.Hosts()
-	m := &memo{state: s, view: v, setup: set, index: make(map[fleet.HostID]int32, len(ids)), planners: map[string]*planner{}, batches: map[string]*batch{}, pace: plan.NewPace(set.rate)}
+	m := &memo{state: s, view: v, setup: set, index: make(map[fleet.HostID]int32, len(ids)), planners: map[string]*planner{}, batches: map[string]*batch{}, pace: plan.NewPace(set.rate), required: s.requiring()}
 	m.hosts = make([]memoHost, len(ids))
 	for i, id := range ids {
 		m.index[id] = int32(i)
@@ -184,6 +187,7 @@ type planner struct {
 	*plan.Planner
 	rollout *rollout.Rollout
 	back    bool // plans the way back
+	sample  map[fleet.HostID]bool
 	out     []bool
 	tasks   []*task
 	blocks  map[int32]*Blocker
@@ -218,11 +222,15 @@ func (m *memo) fill(key string, p *planner, now time.Time) *planner {
 	r := p.rollout
 	p.Keep(m.pace)
 	p.Grow(len(m.hosts))
+	p.sample = map[fleet.HostID]bool{}
+	for _, id := range r.Sample {
+		p.sample[id] = true
+	}
 	p.blocks, p.choices = map[int32]*Blocker{}, map[kernel.ID]*choice{}
 	p.out, p.tasks = make([]bool, len(m.hosts)), make([]*task, len(m.hosts))
 	for i := range m.hosts {
 		seen := m.hosts[i].seen
-		h := plan.Host{Labels: seen.Labels, Order: order(r.ID, seen.ID)}
+		h := plan.Host{Labels: p.labels(seen), Order: order(r.ID, seen.ID)}
 		h.State, h.Out = m.place(p, int32(i), now)
 		p.Set(int32(i), h)
 		p.out[i] = h.Out
@@ -230,6 +238,19 @@ func (m *memo) fill(key string, p *planner, now time.Time) *planner {
 	}
 	m.planners[key] = p
 	return p
+}
+
+// labels are what the planner selects a host by.
+func (p *planner) labels(seen *Seen) fleet.Labels {
+	if !p.sample[seen.ID] {
+		return seen.Labels
+	}
+	out := maps.Clone(seen.Labels)
+	if out == nil {
+		out = fleet.Labels{}
+	}
+	out[policy.SampleLabel] = "yes"
+	return out
 }
 
 // recall tells the planner of the starts that bounds over time still count.
@@ -291,7 +312,7 @@ func (m *memo) refit(i int32, now time.Time) {
 	for _, p := range m.planners {
 		state, out := m.place(p, i, now)
 		if seen := m.hosts[i].seen; seen.relabelled || p.State(i) == plan.Absent {
-			p.Set(i, plan.Host{Labels: seen.Labels, Order: order(p.rollout.ID, seen.ID), State: state, Out: out})
+			p.Set(i, plan.Host{Labels: p.labels(seen), Order: order(p.rollout.ID, seen.ID), State: state, Out: out})
 		} else {
 			p.Update(i, state, out)
 		}

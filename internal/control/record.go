@@ -18,6 +18,8 @@ type Record struct {
 	// A record holds one kind of thing only, so the parts never depend on each other.
 	Command *Command     `json:"command,omitempty"`
 	Adopts  []Adopt      `json:"adopts,omitempty"`
+	Owes    []Owes       `json:"owes,omitempty"`
+	Payoffs []Payoff     `json:"payoffs,omitempty"`
 	Crashes []CrashEvent `json:"crashes,omitempty"`
 	Moves   []Move       `json:"moves,omitempty"`
 	Waves   []WaveEvent  `json:"waves,omitempty"`
@@ -34,7 +36,7 @@ const (
 // Empty says that nothing was decided: there is nothing to append.
 func (r Record) Empty() bool {
 	return r.Command == nil && len(r.Adopts) == 0 && len(r.Crashes) == 0 && len(r.Moves) == 0 &&
-		len(r.Waves) == 0 && len(r.Changes) == 0
+		len(r.Waves) == 0 && len(r.Changes) == 0 && len(r.Owes) == 0 && len(r.Payoffs) == 0
 }
 
 // Hosts are the hosts whose Desired this record may have changed: nudge them.
@@ -88,14 +90,18 @@ type Move struct {
 	// Act is what they are told to do; none calls off what they were told before.
 	Act *Act `json:"act,omitempty"`
 	// Out: they are told to stay out of rotation.
-	Out    bool           `json:"out,omitempty"`
-	Reason string         `json:"reason,omitempty"`
+	Out    bool   `json:"out,omitempty"`
+	Reason string `json:"reason,omitempty"`
+	// Booted is what the end of an ordered boot proved.
+	Booted *Booted        `json:"booted,omitempty"`
 	Hosts  []fleet.HostID `json:"hosts"`
+	// Boots are the sums of the hosts' boot ids where they settle.
+	Boots []uint32 `json:"boots,omitempty"`
 }
 
 // like says whether two moves differ in nothing but their hosts.
 func (m Move) like(o Move) bool {
-	return o.Rollout == m.Rollout && o.Wave == m.Wave && o.To == m.To && o.Live == m.Live && o.Reason == m.Reason && o.Out == m.Out && o.Act.same(m.Act)
+	return o.Rollout == m.Rollout && o.Wave == m.Wave && o.To == m.To && o.Live == m.Live && o.Reason == m.Reason && o.Out == m.Out && same(o.Act, m.Act) && same(o.Booted, m.Booted)
 }
 
 // Orders says whether the move changes what the hosts are told.

@@ -80,7 +80,7 @@ func (t *turn) losses() {
 		for _, id := range w.lost {
 			h, seen := t.s.hosts[id], t.v.hosts[id]
 			if h.Phase != rollout.Reverting && slices.Contains(h.Crashes, lostCrash(h)) && !t.full() {
-				t.move(id, Move{Rollout: r.ID, Wave: h.Wave, To: rollout.Failed, Reason: neverCame(r, seen), Live: t.restores(h)})
+				t.move(id, Move{Rollout: r.ID, Wave: h.Wave, To: rollout.Failed, Reason: neverCame(r, seen), Live: t.restores(h), Booted: h.Act.proves(seen)})
 			}
 		}
 	}

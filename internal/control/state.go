@@ -23,7 +23,8 @@ type State struct {
 	order    []string // of rollouts, oldest first
 	bad      map[bundle.Digest]Bad
 	badName  map[string]Bad // targets that are no bundle, by their name
-	touched  []touched      // by Apply since the last turn; not durable
+	proofs   map[string]Proof
+	touched  []touched // by Apply since the last turn; not durable
 }
 
 // Host is what was decided for one host.
@@ -51,6 +52,8 @@ type Host struct {
 	// Excused: it went down with its whole failure domain, so a failure that
 	// came of it is not held against it and it gets another try.
 	Excused bool `json:"excused,omitempty"`
+	// Debt is the reboot it owes, nil for none.
+	Debt *Debt `json:"debt,omitempty"`
 	// Crashes are the ids of its crashes that were folded in, newest last.
 	Crashes []string `json:"crashes,omitempty"`
 
@@ -83,11 +86,13 @@ type Bad struct {
 	Rollout string    `json:"rollout"`
 	Reason  string    `json:"reason"`
 	At      time.Time `json:"at"`
+	// NoBoot: hosts that ran it did not survive a boot.
+	NoBoot bool `json:"no_boot,omitempty"`
 }
 
 // New is the state before the first record.
 func New() *State {
-	return &State{hosts: map[fleet.HostID]*Host{}, rollouts: map[string]*rollout.Rollout{}, bad: map[bundle.Digest]Bad{}, badName: map[string]Bad{}}
+	return &State{hosts: map[fleet.HostID]*Host{}, rollouts: map[string]*rollout.Rollout{}, bad: map[bundle.Digest]Bad{}, badName: map[string]Bad{}, proofs: map[string]Proof{}}
 }
 
 // Seq is the number of records applied.
@@ -164,6 +169,14 @@ func (s *State) apply(r Record) error {
 	}
 	for _, c := range r.Crashes {
 		if err := s.applyCrash(c); err != nil {
+			return err
+		}
+	}
+	for _, o := range r.Owes {
+		s.host(o.Host).booted(o.Boot, o.Live, r.At)
+	}
+	for _, p := range r.Payoffs {
+		if err := s.applyPayoff(p, r.At); err != nil {
 			return err
 		}
 	}
@@ -284,9 +297,13 @@ func (s *State) applyMove(m Move, at time.Time) error {
 				return err
 			}
 		}
-		for _, h := range hosts {
+		for n, h := range hosts {
 			h.move(r, m, at)
+			if n < len(m.Boots) {
+				h.settle(m.Boots[n], at)
+			}
 		}
+		s.prove(m.Booted, m.To == rollout.Soaking, len(m.Hosts))
 		return nil
 	})
 }
@@ -305,7 +322,14 @@ func (s *State) cohort(r *rollout.Rollout, h *Host) cohort {
 // move is what a move makes of one of its hosts.
 func (h *Host) move(r *rollout.Rollout, m Move, at time.Time) {
 	if m.To == rollout.Admitted {
+		before := h.Prev
 		h.begin(at)
+		if m.Act != nil && m.Act.Action == wire.ActionReboot && m.Act.Name == "" {
+			h.Prev = before // the same kernel again: the way back is the one of its live patch
+		}
+	}
+	if m.To == rollout.Reverted && h.Live == "" {
+		h.Debt = nil
 	}
 	if m.Orders() {
 		h.Generation++
@@ -358,13 +382,27 @@ func (s *State) applyChange(c Change, at time.Time) error {
 	return s.with(c.Rollout, func(r *rollout.Rollout) error {
 		if c.Phase == rollout.PhaseReverting && r.Phase != c.Phase {
 			for _, d := range r.Bundles {
-				s.bad[d] = Bad{Rollout: r.ID, Reason: c.Reason, At: at}
+				if !s.bad[d].NoBoot { // the first reason is the one to know
+					s.bad[d] = Bad{Rollout: r.ID, Reason: c.Reason, At: at}
+				}
 			}
-			if r.Policy.Target.Disrupts() {
+			if r.Policy.Target.Disrupts() && r.Policy.Target.Name != "" {
 				s.badName[r.Policy.Target.String()] = Bad{Rollout: r.ID, Reason: c.Reason, At: at}
 			}
 		}
+		s.markBoot(r, c, at)
 		return r.StepPhase(c.Change, at)
+	})
+}
+
+func (s *State) applyPayoff(p Payoff, at time.Time) error {
+	if s.rollouts[p.Rollout] != nil || p.Rollout == "" {
+		return fmt.Errorf("start of rollout %q: %w", p.Rollout, rollout.ErrIllegal)
+	}
+	return s.with(p.Of, func(r *rollout.Rollout) error {
+		s.rollouts[p.Rollout] = r.Payoff(p.Rollout, p.Sample, at)
+		s.order = append(s.order, p.Rollout)
+		return nil
 	})
 }
 
@@ -377,13 +415,14 @@ type snapshot struct {
 	Rollouts []*rollout.Rollout     `json:"rollouts"`
 	Bad      map[bundle.Digest]Bad  `json:"bad"`
 	BadName  map[string]Bad         `json:"bad_name,omitempty"`
+	Proofs   map[string]Proof       `json:"proofs,omitempty"`
 }
 
 const snapshotVersion = 1
 
 // Snapshot encodes the state, so that only later records need to be replayed.
 func (s *State) Snapshot() ([]byte, error) {
-	data, err := json.Marshal(snapshot{snapshotVersion, s.seq, s.at, s.hosts, s.Rollouts(), s.bad, s.badName})
+	data, err := json.Marshal(snapshot{snapshotVersion, s.seq, s.at, s.hosts, s.Rollouts(), s.bad, s.badName, s.proofs})
 	if err != nil {
 		return nil, fmt.Errorf("encode snapshot: %w", err)
 	}
@@ -408,6 +447,7 @@ func Restore(data []byte) (*State, error) {
 	}
 	maps.Copy(s.bad, snap.Bad)
 	maps.Copy(s.badName, snap.BadName)
+	maps.Copy(s.proofs, snap.Proofs)
 	for _, r := range snap.Rollouts {
 		if r == nil {
 			return nil, fmt.Errorf("read snapshot: a rollout is missing")

@@ -29,6 +29,9 @@ type text struct {
 	at *token.Position
 }
 
+// part is a part of the text, at its place.
+func (t text) part(s string) text { return text{s: s, at: t.at} }
+
 // UnmarshalYAML implements yaml.NodeUnmarshaler.
 func (t *text) UnmarshalYAML(n ast.Node) error {
 	t.at = n.GetToken().Position

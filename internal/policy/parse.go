@@ -42,7 +42,7 @@ func Parse(data []byte) (*Policy, error) {
 	}
 	p := &Policy{}
 	for _, step := range []func(*document) error{
-		p.readHead, p.readWaves, p.readGate, p.readControl, p.readBudgets, p.readTimes, p.readRest, p.hurry,
+		p.readHead, p.readWaves, p.readGate, p.readControl, p.readBudgets, p.readTimes, p.readRest, p.readDebt, p.hurry,
 	} {
 		if err := step(&d); err != nil {
 			return nil, located(err)
@@ -467,25 +467,10 @@ func (p *Policy) readRest(d *document) (err error) {
 	if p.Target.Disrupts() && p.Target.Action != Replace && !p.bounded() { // a replacement stands before the old machine goes
 		p.Down = Amount{Share: DefaultDown}
 	}
-	return d.unsupported()
+	return nil
 }
 
 // bounded says that something keeps the rollout from taking all hosts at once.
 func (p *Policy) bounded() bool {
 	return len(p.Budgets) > 0 || !p.Down.Zero() || !p.Rate.Zero()
-}
-
-// unsupported refuses what this version reads but cannot honour.
-func (d *document) unsupported() error {
-	for _, f := range []struct {
-		name string
-		t    text
-	}{
-		{"debt", d.Debt.Reboot}, {"debt", d.Debt.BootSample},
-	} {
-		if f.t.s != "" {
-			return f.t.errorf("%s is not supported yet", f.name)
-		}
-	}
-	return nil
 }

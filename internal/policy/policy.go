@@ -40,7 +40,9 @@ type Policy struct {
 	// MinInterval is the least time between two disruptions of one host.
 	MinInterval time.Duration
 	Debt        Debt
-	Timeouts    Timeouts
+	// Reboot says how soon hosts must boot for this change, "" for when it suits.
+	Reboot   Urge
+	Timeouts Timeouts
 }
 
 // Action is what a rollout does to a host.
@@ -204,13 +206,6 @@ const (
 	RevertRevert OnRevert = "revert" // take the patch off
 	RevertPause  OnRevert = "pause"  // stop and wait for a person
 )
-
-// Debt is when the reboot that a live patch put off is due.
-type Debt struct {
-	Reboot     time.Duration
-	BootSample Amount
-	SampleBy   time.Duration
-}
 
 // Timeouts are how long a host may take before it counts as silent or stuck.
 type Timeouts struct {

@@ -24,6 +24,7 @@ type document struct {
 	Rate           text        `yaml:"rate"`
 	MinInterval    text        `yaml:"minInterval"`
 	Debt           rawDebt     `yaml:"debt"`
+	Reboot         text        `yaml:"reboot"`
 	Timeouts       rawTimeouts `yaml:"timeouts"`
 }
 
@@ -105,6 +106,7 @@ type rawBudget struct {
 type rawDebt struct {
 	Reboot     text `yaml:"reboot"`
 	BootSample text `yaml:"bootSample"`
+	Kernel     text `yaml:"kernel"`
 }
 
 type rawTimeouts struct {

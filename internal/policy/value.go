@@ -128,7 +128,7 @@ func (t text) rate() (Rate, error) {
 	case "minute":
 		word = "1m"
 	}
-	d, err := text{s: word, at: t.at}.duration(0)
+	d, err := t.part(word).duration(0)
 	if err != nil {
 		return Rate{}, err
 	}

@@ -20,11 +20,15 @@ var ErrIllegal = errors.New("event is not possible here")
 
 // Rollout is one rollout as its events have made it. Only Step changes it.
 type Rollout struct {
-	ID      string    `json:"id"`
-	By      string    `json:"by"`
-	Source  string    `json:"source"` // the policy as written
-	Started time.Time `json:"started"`
-	Phase   Phase     `json:"phase"`
+	ID     string `json:"id"`
+	By     string `json:"by"`
+	Source string `json:"source"` // the policy as written
+	// Of is the live rollout whose reboots this one pays off, "" for none, and
+	// Sample the hosts that boot first.
+	Of      string         `json:"of,omitempty"`
+	Sample  []fleet.HostID `json:"sample,omitempty"`
+	Started time.Time      `json:"started"`
+	Phase   Phase          `json:"phase"`
 	// Reason is why the rollout is in its phase.
 	Reason string    `json:"reason,omitempty"`
 	Since  time.Time `json:"since"`
@@ -82,11 +86,21 @@ func New(id, by, source string, p *policy.Policy, at time.Time) *Rollout {
 	return r
 }
 
+// Payoff is the rollout of the reboots that r owes.
+func (r *Rollout) Payoff(id string, sample []fleet.HostID, at time.Time) *Rollout {
+	out := New(id, "the debt of rollout "+r.ID, r.Source, r.Policy.Payoff(), at)
+	out.Of, out.Sample = r.ID, sample
+	return out
+}
+
 // Restore makes a rollout that came out of a snapshot whole again.
 func (r *Rollout) Restore() error {
 	p, err := policy.Parse([]byte(r.Source))
 	if err != nil {
 		return fmt.Errorf("restore rollout %s: %w", r.ID, err)
+	}
+	if r.Of != "" {
+		p = p.Payoff()
 	}
 	if len(p.Waves) != len(r.Waves) {
 		return fmt.Errorf("restore rollout %s: %d waves, the policy has %d", r.ID, len(r.Waves), len(p.Waves))

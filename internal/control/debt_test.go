@@ -1,0 +1,160 @@
+package control
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"afloat/internal/rollout"
+	"afloat/internal/wire"
+)
+
+const owing = "name: f\ntarget: {live: good}\nwaves: [{size: 100%}]\nunavailable: 3\n"
+
+// newDebtLab is a lab of 12 hosts in three classes of hardware.
+func newDebtLab(t *testing.T) *lab {
+	l := newRebootLab(t, 12)
+	for i, id := range l.ids {
+		l.v.Enrol(id, string(id), map[string]string{"hardware": fmt.Sprintf("hw%d", i%3)}, "act")
+	}
+	l.tick(0)
+	return l
+}
+
+func (l *lab) minutes(n int) {
+	for range n {
+		l.tick(time.Minute)
+	}
+}
+
+func TestDebtIsPaidSampleFirst(t *testing.T) {
+	l := newDebtLab(t)
+	l.begin(owing + "debt: {reboot: within 30d, bootSample: 1% within 24h, kernel: 6.1.192-2}")
+	l.minutes(3)
+	l.wantPhase("r1", rollout.PhaseComplete)
+	pays := l.s.Rollout("r2")
+	if pays == nil || pays.Of != "r1" || len(pays.Sample) != 3 {
+		t.Fatalf("the payoff is %+v, want one with a sample of 3", pays)
+	}
+	if got := Ledger(l.s, l.v); len(got) != 12 || got[0].Patches != 1 || got[0].Proven || got[0].Due.Sub(got[0].Since) != 30*24*time.Hour {
+		t.Errorf("ledger: %d entries, first %+v", len(got), got[0])
+	}
+	classes := map[string]bool{}
+	l.minutes(20)
+	for _, id := range l.onKernel("6.1.192-2") {
+		classes[l.v.Host(id).Labels["hardware"]] = true
+	}
+	if got := l.onKernel("6.1.192-2"); len(got) != 3 || len(classes) != 3 {
+		t.Errorf("%v have booted, of classes %v: want one of each", got, classes)
+	}
+	for _, h := range l.ids {
+		if e := Explain(l.s, l.v, h, l.now); e.Phase == rollout.Waiting && (e.Kind != KindWave || !strings.Contains(e.Reason, "boot sample")) {
+			t.Errorf("%s: %+v", h, e)
+		}
+	}
+	l.minutes(120)
+	l.wantPhase("r2", rollout.PhaseComplete)
+	if got := l.onKernel("6.1.192-2"); len(got) != 12 || len(Ledger(l.s, l.v)) != 0 {
+		t.Errorf("%v have booted, the ledger is %+v", got, Ledger(l.s, l.v))
+	}
+	if got := l.s.Proofs(); len(got) != 3 || got[0].OK != 4 || got[0].Kernel != "6.1.192-2" {
+		t.Errorf("proofs are %+v", got)
+	}
+	l.checkReplay()
+}
+
+func TestBootThatFailsTakesThePatchBack(t *testing.T) {
+	for name, break_ := range map[string]func(*deed){
+		"never back": func(d *deed) { d.lost = true },
+		"not well":   func(d *deed) { d.sick = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newDebtLab(t)
+			l.begin(owing + "debt: {reboot: within 30d}")
+			l.minutes(3)
+			for _, g := range l.hosts {
+				break_(&g.deed)
+			}
+			l.minutes(120)
+			r, pays := l.s.Rollout("r1"), l.s.Rollout("r2")
+			if pays == nil || pays.Phase != rollout.PhaseReverted && pays.Phase != rollout.PhaseReverting {
+				t.Fatalf("the payoff is %+v", pays)
+			}
+			if r.Phase != rollout.PhaseReverted || !strings.Contains(r.Reason, "do not survive a boot") {
+				t.Errorf("the live rollout is %s: %s", r.Phase, r.Reason)
+			}
+			booted := 0
+			for _, g := range l.hosts {
+				booted += g.deed.boots
+				if g.deed.nonce == "" && g.deed.boots == 0 && len(g.report.Live) > 0 {
+					t.Errorf("host %s still runs the patch", g.report.Host)
+				}
+			}
+			if booted > 3 {
+				t.Errorf("%d hosts were booted, the sample is 3", booted)
+			}
+			_, err := l.do(Command{Verb: Start, By: "op", Policy: policyFor("good", "waves: [{size: 100%}]")})
+			if err == nil || !strings.Contains(err.Error(), "does not survive a boot") {
+				t.Errorf("start of the patch again: %v", err)
+			}
+			l.checkReplay()
+		})
+	}
+}
+
+func TestRevertOfALiveRolloutReachesItsPayoff(t *testing.T) {
+	l := newDebtLab(t)
+	l.begin(owing + "debt: {reboot: within 30d}")
+	l.minutes(100)
+	l.wantPhase("r2", rollout.PhaseComplete)
+	for _, d := range Ledger(l.s, l.v) { // the patch was put on again after the boot
+		if !d.Proven || !d.Since.After(l.s.Rollout("r2").Started) {
+			t.Errorf("%+v", d)
+		}
+	}
+	if _, err := l.do(Command{Verb: Revert, By: "op", Rollout: "r1"}); err != nil {
+		t.Fatal(err)
+	}
+	l.minutes(5)
+	l.wantPhase("r1", rollout.PhaseReverted)
+	l.wantPhase("r2", rollout.PhaseReverted)
+	if got := l.running(digest('a')); len(got) != 0 || len(Ledger(l.s, l.v)) != 0 {
+		t.Errorf("%v run the patch, the ledger is %+v", got, Ledger(l.s, l.v))
+	}
+	l.checkReplay()
+}
+
+func TestOwnBootPays(t *testing.T) {
+	l := newDebtLab(t)
+	l.start("good", "waves: [{size: 100%}]")
+	l.minutes(2)
+	g := l.hosts["h1"]
+	g.report.Boot, g.report.Live, g.report.Kernel, g.report.Phase = "by hand", nil, kernelNew, wire.PhaseIdle
+	l.minutes(2)
+	if got := Ledger(l.s, l.v); len(got) != 11 {
+		t.Errorf("%d owe, want all but the one that booted", len(got))
+	}
+	g.report.Live = []wire.LivePatch{{Name: "afloat", Enabled: true, Bundle: digest('a')}}
+	l.minutes(2)
+	if got := Ledger(l.s, l.v); len(got) != 12 || got[11].Host != "h1" || got[11].Patches != 1 {
+		t.Errorf("%d owe, last %+v: want the one whose patch came back too", len(got), got[len(got)-1])
+	}
+	l.checkReplay()
+}
+
+func TestRequiredRebootComesBeforeLivePatches(t *testing.T) {
+	l := newDebtLab(t)
+	for _, h := range l.ids[:6] {
+		l.hosts[h].report.Abilities = nil // cannot be rebooted yet
+	}
+	l.tick(0)
+	l.begin(toNewKernel + "reboot: required\nunavailable: 6")
+	l.minutes(20)
+	id := l.start("good", "waves: [{size: 100%}]")
+	l.minutes(5)
+	e := Explain(l.s, l.v, "h1", l.now)
+	if e.Kind != KindDebt || !strings.Contains(e.Reason, "must boot into kernel 6.1.192-2 first") || e.Rollout != id || len(l.running(digest('a'))) != 0 {
+		t.Errorf("%+v, %v run the patch", e, l.running(digest('a')))
+	}
+}
