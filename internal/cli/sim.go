@@ -24,6 +24,8 @@ type simOptions struct {
 	json    bool
 	svg     string
 	takes   time.Duration
+
+	forecast bool
 }
 
 func newSim() *cobra.Command {
@@ -43,14 +45,15 @@ func newSim() *cobra.Command {
 	f.DurationVar(&o.horizon, "horizon", 30*24*time.Hour, "longest virtual time")
 	f.BoolVar(&o.json, "json", false, "print the whole result as JSON")
 	f.StringVar(&o.svg, "svg", "", "draw the run into this file")
-	f.DurationVar(&o.takes, "takes", 10*time.Minute, "how long a host is out, for targets that disrupt")
+	f.BoolVar(&o.forecast, "forecast", false, "only forecast, as afloat plan does: no faults, every host on time")
+	f.DurationVar(&o.takes, "takes", 0, "how long a host is out in the forecast, default as the fleet says")
 	return cmd
 }
 
 func faultHelp() string {
 	var lines []string
 	for name, what := range sim.Faults() {
-		lines = append(lines, fmt.Sprintf("  %-15s %s", name, what))
+		lines = append(lines, fmt.Sprintf("  %-16s %s", name, what))
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
@@ -80,8 +83,9 @@ func runSim(cmd *cobra.Command, file string, o simOptions) error {
 	if err != nil {
 		return err
 	}
-	if p.Target.Disrupts() {
-		return printForecast(cmd.OutOrStdout(), p, plan.Ahead(p, fleet.Work(o.takes), time.Now()), o.json)
+	forecast := plan.Ahead(p, fleet.Work(p.Target, o.takes), time.Now())
+	if o.forecast {
+		return printForecast(cmd.OutOrStdout(), p, forecast, o.json)
 	}
 	options := sim.Options{Policy: string(source), Fleet: fleet, Seed: o.seed, Horizon: o.horizon, Check: fleet.Size() <= 2000}
 	for _, s := range o.faults {
@@ -98,7 +102,7 @@ func runSim(cmd *cobra.Command, file string, o simOptions) error {
 	if err := o.draw(res); err != nil {
 		return err
 	}
-	if err := printSim(cmd.OutOrStdout(), res, plan.Ahead(p, fleet.Work(1500*time.Millisecond), time.Now()), o.json); err != nil {
+	if err := printSim(cmd.OutOrStdout(), res, forecast, o.json); err != nil {
 		return err
 	}
 	if len(res.Broken) > 0 {

@@ -54,12 +54,18 @@ func (t *turn) unwindAll(r *rollout.Rollout) (left bool) {
 // goesBack says whether a host must be taken back.
 func goesBack(r rollout.Phase, phase rollout.HostPhase, h *Host, report wire.Report) bool {
 	switch {
-	case phase == rollout.Reverting:
+	case phase == rollout.Reverting, h.staysActed(phase, report):
 		return false
 	case r == rollout.PhaseReverting:
 		return phase.Acting() || phase.Exposed() || phase == rollout.Failed && h.needsBack(phase, report)
 	}
 	return phase.Acting() && !h.acted(phase, report)
+}
+
+// staysActed says that the host has acted and there is no way back from that: a
+// restart, or a module of which the policy does not say what came before it.
+func (h *Host) staysActed(phase rollout.HostPhase, r wire.Report) bool {
+	return h.acted(phase, r) && !h.Act.Back && h.Act.Was == ""
 }
 
 // needsBack says that the host goes back by an action that disrupts it again.

@@ -38,7 +38,7 @@ type Deeds struct {
 	Deed *Deed `json:"deed,omitempty"` // the newest
 	// Nonces that were acted on, oldest first. None is acted on again.
 	Nonces []string `json:"nonces,omitempty"`
-	Did    string   `json:"did,omitempty"` // the last nonce whose action was carried out
+	Did    string   `json:"did,omitempty"` // the last nonce whose action was carried out, or had nothing left to do
 	Met    string   `json:"met,omitempty"` // the last nonce whose order was reached
 	// Floor is the generation that had this machine made; lower ones are refused.
 	Floor uint64 `json:"floor,omitempty"`

@@ -453,7 +453,7 @@ func foldReached(j Journal, r Record) (Journal, error) {
 		return j, fmt.Errorf("phase %q does not end an order", r.Phase)
 	}
 	if r.Nonce != "" {
-		j.Met = r.Nonce
+		j.Met, j.Did = r.Nonce, r.Nonce
 	}
 	j.Ending = &Ending{Order: r.Order, Phase: r.Phase, Digest: r.Digest, MS: r.MS}
 	return j, nil

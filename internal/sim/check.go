@@ -109,7 +109,9 @@ func (c *checker) moved(id fleet.HostID, m control.Move, at time.Time) {
 		c.admitted(id, h, m)
 		s := start{m.Rollout, at}
 		h.starts, c.starts, h.applied = append(h.starts, s), append(c.starts, s), time.Time{}
-		c.rollout(m.Rollout).live[m.Live] = true
+		if m.Live != "" {
+			c.rollout(m.Rollout).live[m.Live] = true
+		}
 	} else if h.rollout != m.Rollout {
 		c.w.fail("host %s is moved to %s by rollout %s, it belongs to %q", id, m.To, m.Rollout, h.rollout)
 	}

@@ -4,8 +4,10 @@
 package sim
 
 import (
+	"cmp"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/goccy/go-yaml"
@@ -13,11 +15,16 @@ import (
 	"afloat/internal/fleet"
 	"afloat/internal/kernel"
 	"afloat/internal/plan"
+	"afloat/internal/policy"
+	"afloat/internal/wire"
 )
 
 // Fleet describes a virtual fleet: groups of like hosts.
 type Fleet struct {
 	Groups []Group `yaml:"groups"`
+	// Live is the kernel (release) that live patches are built for, default
+	// that of the first group.
+	Live string `yaml:"live"`
 }
 
 // Group is like hosts. Labels may hold {n}, the host's number in the group,
@@ -29,14 +36,86 @@ type Group struct {
 	Kernel string            `yaml:"kernel"` // release, default 6.1.0-55-amd64
 	// CrashesPerYear of a healthy host.
 	CrashesPerYear float64 `yaml:"crashesPerYear"`
-	// Boot is how long a host is down when it boots, default 3m.
-	Boot string `yaml:"boot"`
+	// Times are how long the hosts take for what they are ordered to do.
+	Times `yaml:",inline"`
+	// Abilities of the agents beside live patches, default all; [live] for none.
+	Abilities []string `yaml:"abilities"`
+	// Image the machines were made from, default image-1.
+	Image string `yaml:"image"`
+	// Hot are the modules that are exchanged under load.
+	Hot []string `yaml:"hot"`
 	// Observe keeps the hosts' agents from acting.
 	Observe bool `yaml:"observe"`
 	// Foreign is a live patch of somebody else that the hosts carry.
 	Foreign string `yaml:"foreign"`
 
-	id kernel.ID
+	id    *kernel.ID
+	takes takes
+	able  []wire.Action
+}
+
+// Times of a group's hosts, as durations. Spread is the share by which each
+// may be shorter or longer, default 0.
+type Times struct {
+	Drain   string `yaml:"drain"`   // until out of rotation, default 30s
+	Boot    string `yaml:"boot"`    // down when it boots, default 3m
+	Replace string `yaml:"replace"` // down while the machine is made anew, default 10m
+	Act     string `yaml:"act"`     // to exchange a module or restart a unit, default 10s
+	Verify  string `yaml:"verify"`  // for the probes, default 20s
+	Warm    string `yaml:"warm"`    // back in rotation until at full strength, default 0s
+	Spread  string `yaml:"spread"`
+}
+
+// takes are the Times of a group, read.
+type takes struct {
+	drain, boot, replace, act, verify, warm time.Duration
+	spread                                  float64
+}
+
+func (t Times) read() (out takes, err error) {
+	for _, x := range []struct {
+		name, text string
+		usual      time.Duration
+		into       *time.Duration
+	}{
+		{"drain", t.Drain, 30 * time.Second, &out.drain}, {"boot", t.Boot, 3 * time.Minute, &out.boot},
+		{"replace", t.Replace, 10 * time.Minute, &out.replace}, {"act", t.Act, 10 * time.Second, &out.act},
+		{"verify", t.Verify, 20 * time.Second, &out.verify}, {"warm", t.Warm, 0, &out.warm},
+	} {
+		if *x.into = x.usual; x.text == "" {
+			continue
+		}
+		if *x.into, err = time.ParseDuration(x.text); err != nil {
+			return out, fmt.Errorf("read %s: %w", x.name, err)
+		}
+		if *x.into < 0 {
+			return out, fmt.Errorf("read %s: it takes %s", x.name, x.text)
+		}
+	}
+	if out.boot == 0 || out.replace == 0 {
+		return out, fmt.Errorf("read boot: it takes no time")
+	}
+	if t.Spread != "" {
+		out.spread, err = parseShare(t.Spread)
+	}
+	if err == nil && out.spread >= 1 {
+		err = fmt.Errorf("read spread: %s is all of it", t.Spread)
+	}
+	return out, err
+}
+
+// out is how long a host is out of service for an action, on average.
+func (t takes) out(a policy.Action) time.Duration {
+	around := t.drain + t.verify + t.warm
+	switch a {
+	case policy.Live:
+		return 1500 * time.Millisecond // the middle of what load draws
+	case policy.Kernel:
+		return around + t.boot
+	case policy.Replace:
+		return around + t.replace
+	}
+	return around + t.act
 }
 
 // maxHosts bounds a fleet.
@@ -62,22 +141,30 @@ func (f Fleet) check() error {
 		if g.Hosts < 0 || math.IsNaN(g.CrashesPerYear) || g.CrashesPerYear < 0 {
 			return fmt.Errorf("read fleet: group %s: negative number", g.Name)
 		}
-		if _, err := g.bootTime(); err != nil {
+		if _, err := g.read(); err != nil {
+			return fmt.Errorf("read fleet: group %s: %w", g.Name, err)
+		}
+		if _, err := g.abilities(); err != nil {
 			return fmt.Errorf("read fleet: group %s: %w", g.Name, err)
 		}
 	}
 	return nil
 }
 
-func (g Group) bootTime() (time.Duration, error) {
-	if g.Boot == "" {
-		return 3 * time.Minute, nil
+func (g Group) abilities() ([]wire.Action, error) {
+	if g.Abilities == nil {
+		return wire.Actions(), nil
 	}
-	d, err := time.ParseDuration(g.Boot)
-	if err == nil && d <= 0 {
-		err = fmt.Errorf("boot takes %s", d)
+	var out []wire.Action
+	for _, name := range g.Abilities {
+		switch a := wire.Action(name); {
+		case slices.Contains(wire.Actions(), a):
+			out = append(out, a)
+		case name != wire.ActionLive.String():
+			return nil, fmt.Errorf("read abilities: %q is none of live and %v", name, wire.Actions())
+		}
 	}
-	return d, err
+	return out, nil
 }
 
 // Size is how many hosts the fleet has.
@@ -140,8 +227,10 @@ func (f Fleet) hosts() []host {
 	intern := map[string]string{}
 	for g := range f.Groups {
 		group := &f.Groups[g]
-		boot, _ := group.bootTime() // checked when the fleet was read
-		group.id = kernelOf(group)
+		group.takes, _ = group.read() // both were checked when the fleet was read
+		group.able, _ = group.abilities()
+		id := kernelOf(cmp.Or(group.Kernel, usualKernel))
+		group.id = &id
 		for n := range group.Hosts {
 			labels := make(fleet.Labels, len(group.Labels))
 			for k, pattern := range group.Labels {
@@ -153,27 +242,29 @@ func (f Fleet) hosts() []host {
 				}
 				labels[k] = v
 			}
-			out = append(out, host{id: fleet.HostID(fmt.Sprintf("%s-%d", group.Name, n)), group: group, labels: labels, boot: boot})
+			out = append(out, host{id: fleet.HostID(fmt.Sprintf("%s-%d", group.Name, n)), group: group, labels: labels, kernel: group.id, standard: group.id.Release})
 		}
 	}
 	return out
 }
 
-// kernelOf is the kernel identity of a group's hosts.
-func kernelOf(g *Group) kernel.ID {
-	release := g.Kernel
-	if release == "" {
-		release = "6.1.0-55-amd64"
-	}
+const (
+	usualKernel = "6.1.0-55-amd64"
+	usualImage  = "image-1"
+)
+
+// kernelOf is the identity of a kernel of that release.
+func kernelOf(release string) kernel.ID {
 	return kernel.ID{Release: release, Version: "#1 SMP simulated", BuildID: "5e" + release}
 }
 
-// Work is the fleet as a forecast sees it, each host out for the given time.
-func (f Fleet) Work(takes time.Duration) []plan.Work {
+// Work is the fleet as a forecast sees it. Each host is out for the given time;
+// for 0, as long as one of its group takes for the target on average.
+func (f Fleet) Work(t policy.Target, takes time.Duration) []plan.Work {
 	hosts := f.hosts()
 	out := make([]plan.Work, len(hosts))
 	for i := range hosts {
-		out[i] = plan.Work{Labels: hosts[i].labels, Takes: takes}
+		out[i] = plan.Work{Labels: hosts[i].labels, Takes: cmp.Or(takes, hosts[i].group.takes.out(t.Action))}
 	}
 	return out
 }

@@ -9,6 +9,7 @@ import (
 	"afloat/internal/bundle"
 	"afloat/internal/converge"
 	"afloat/internal/fleet"
+	"afloat/internal/kernel"
 	"afloat/internal/wire"
 )
 
@@ -19,7 +20,7 @@ type host struct {
 	chance  draws
 	group   *Group
 	labels  fleet.Labels
-	boot    time.Duration // that a boot takes
+	kernel  *kernel.ID // that runs
 	j       converge.Journal
 	boots   int
 	name    string // of boot number named
@@ -41,6 +42,10 @@ type host struct {
 	given   bool   // the server takes its heartbeats as given
 	heard   uint64 // the newest report that the server has
 	loads   map[converge.Key]int
+	tainted bool // has had the patch: its next boot may tell
+	// standard is the kernel that boots by default.
+	standard string
+	m        *machine
 }
 
 // told is what the last report said, so that only news is sent.
@@ -51,6 +56,8 @@ type told struct {
 	crashes    int
 	live       bundle.Digest
 	mode       fleet.Mode
+	nonce      string
+	out        bool
 }
 
 // patch is a live patch in the pretended kernel.
@@ -93,7 +100,7 @@ func (h *host) settle(now time.Duration) {
 
 func (h *host) observe(s *shard, now time.Duration) converge.Observed {
 	h.settle(now)
-	o := converge.Observed{Boot: h.bootID(), Kernel: h.group.id, Modules: h.modules, Ceiling: fleet.ModeAct,
+	o := converge.Observed{Boot: h.bootID(), Kernel: *h.kernel, Modules: h.modules, Ceiling: fleet.ModeAct,
 		Permit: h.permit, Limits: converge.DefaultLimits()}
 	if h.group.Observe {
 		o.Ceiling = fleet.ModeObserve
@@ -104,6 +111,7 @@ func (h *host) observe(s *shard, now time.Duration) converge.Observed {
 	if h.group.Foreign != "" {
 		o.Patches = append(o.Patches, converge.Patch{Name: h.group.Foreign, Enabled: true})
 	}
+	h.observeMachine(&o, now)
 	if _, want := h.target(); slices.Contains(h.have, want) {
 		o.Bundles = s.w.bundles[want]
 	}
@@ -122,6 +130,9 @@ const maxSteps = 200
 
 // run lets the agent act until it waits, and says when to ask it again.
 func (h *host) run(s *shard, now time.Duration) {
+	if h.m != nil && h.m.acting != nil {
+		return // the agent is busy
+	}
 	for range maxSteps {
 		a := converge.Next(h.offered, h.j, h.observe(s, now), h.clock(now))
 		if a.Phase != "" {
@@ -138,7 +149,7 @@ func (h *host) run(s *shard, now time.Duration) {
 		if h.effect(s, a, now) {
 			continue
 		}
-		if a.After > 0 {
+		if a.After > 0 && (a.Kind == converge.Wait || a.Kind == converge.Watch) {
 			s.schedule(now+a.After, h, evWake)
 		}
 		h.tell(s, now)
@@ -194,6 +205,8 @@ func (h *host) effect(s *shard, a converge.Action, now time.Duration) bool {
 		}
 		s.schedule(at, h, evWake)
 		return false
+	case converge.Leave, converge.Perform, converge.Probe, converge.Commit, converge.Enter:
+		return h.ordered(s, a, now)
 	case converge.Note:
 		if a.Record != nil && a.Record.Kind == converge.RecordApplied {
 			s.patched(h, a.Record.Digest, now)
@@ -227,7 +240,8 @@ func (h *host) tell(s *shard, now time.Duration) {
 			live = p.digest
 		}
 	}
-	news := told{h.last.Phase, h.j.Desired.Generation, h.boots, len(h.j.Crashes), live, converge.Mode(h.j.Desired, fleet.ModeAct)}
+	news := told{h.last.Phase, h.j.Desired.Generation, h.boots, len(h.j.Crashes), live, converge.Mode(h.j.Desired, fleet.ModeAct),
+		h.j.Did, h.out(now)}
 	if news == h.told || h.quiet {
 		return
 	}
@@ -242,8 +256,8 @@ func (h *host) report(s *shard, now time.Duration) wire.Report {
 	if h.group.Observe {
 		ceiling = fleet.ModeObserve
 	}
-	r := wire.Report{Version: wire.Version, Host: h.id, Seq: h.seq, Name: string(h.id), Kernel: h.group.id, Boot: h.bootID(),
-		UptimeS: h.clock(now).Seconds(), Labels: h.labels, Mode: converge.Mode(h.j.Desired, ceiling), Epoch: h.j.Epoch,
+	r := wire.Report{Version: wire.Version, Host: h.id, Seq: h.seq, Name: string(h.id), Kernel: *h.kernel, Boot: h.bootID(),
+		Nonce: h.j.Did, Out: h.out(now), Abilities: h.group.able, UptimeS: h.clock(now).Seconds(), Labels: h.labels, Mode: converge.Mode(h.j.Desired, ceiling), Epoch: h.j.Epoch,
 		Generation: h.j.Desired.Generation, Phase: h.last.Phase, Reason: h.last.Reason, Crashes: h.j.Recent(s.at(now).Add(-7 * 24 * time.Hour))}
 	if r.Phase == "" {
 		r.Phase = wire.PhaseIdle
@@ -274,24 +288,22 @@ func (h *host) runs(d bundle.Digest) bool {
 	return false
 }
 
-// die ends the boot without anybody asking for it.
-func (h *host) die(s *shard, now time.Duration) {
-	if h.down || h.gone {
-		return
+// die ends the boot without anybody asking for it, for some time at least.
+func (h *host) die(s *shard, now, atLeast time.Duration) {
+	if !h.down && !h.gone {
+		h.goDown(s, now, max(atLeast, h.about(s, h.group.takes.boot)))
 	}
-	h.down, h.patches, h.modules, h.permit, h.offered = true, nil, nil, nil, nil
-	s.silent(h, now)
-	if s.random(h) < s.chance("never-returns", h) {
-		h.gone = true
-		return
-	}
-	s.schedule(now+h.boot, h, evBack)
 }
 
 // back is the end of a boot.
 func (h *host) back(s *shard, now time.Duration) {
 	h.down, h.since = false, now
 	h.boots++
+	if release := h.bootKernel(); release != h.kernel.Release {
+		id := kernelOf(release)
+		h.kernel = &id
+	}
+	s.reached(h, now)
 	h.run(s, now)
 	s.ask(h, now)
 }

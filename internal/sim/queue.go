@@ -18,6 +18,7 @@ const (
 	evDie                // the host dies, if it still runs what killed it
 	evOops               // the host prints an oops, if it still runs what did it
 	evBack               // a boot ends
+	evActed              // an exchange or a restart ends
 	evChance             // a healthy host crashes
 	evFault              // a timed fault begins
 	evEnd                // a timed fault ends

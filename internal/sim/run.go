@@ -178,10 +178,7 @@ func (w *world) strike(n int) {
 			w.cut[n] = append(w.cut[n], int32(i))
 			continue
 		}
-		boot := h.boot
-		h.boot = max(f.For, boot)
-		h.die(w.shard(h.i), w.now)
-		h.boot = boot
+		h.die(w.shard(h.i), w.now, f.For)
 	}
 }
 
@@ -364,7 +361,7 @@ func (w *world) finish() {
 	w.out.Phase, w.out.Reason, w.out.Hold, w.out.Took = r.Phase, r.Reason, r.Hold, w.now
 	w.out.Exposed, w.out.Counted, w.out.Records = r.Exposure.Exposed, len(r.Crashed), w.state.Seq()
 	for i := range w.hosts {
-		if w.hosts[i].runs(goodDigest) {
+		if w.hosts[i].onTarget(&w.orders[0]) {
 			w.out.Running++
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"afloat/internal/bundle"
 	"afloat/internal/converge"
 	"afloat/internal/fleet"
+	"afloat/internal/policy"
 	"afloat/internal/wire"
 )
 
@@ -127,6 +128,12 @@ func (s *shard) fail(format string, args ...any) {
 // chance is how likely the fault is for the host.
 func (s *shard) chance(name string, h *host) float64 { return s.w.faults.chance(name, h.labels) }
 
+// hit draws whether the fault befalls the host, if the run has such a fault.
+func (s *shard) hit(name string, h *host) bool {
+	p := s.chance(name, h)
+	return p > 0 && s.random(h) < p
+}
+
 func (s *shard) push(e event) { s.queue.push(e) }
 
 func (s *shard) schedule(at time.Duration, h *host, k kind) {
@@ -206,17 +213,35 @@ func (s *shard) ask(h *host, now time.Duration) {
 		h.permit = &converge.Permit{Rollout: d.Rollout, Epoch: w.epoch, Seq: uint64(now/time.Second) + 1, Until: h.clock(now) + 2*time.Minute}
 	}
 	h.run(s, now)
-	if h.last.Phase == wire.PhaseWaiting || h.last.Phase == wire.PhaseApplying && h.last.Kind == converge.Wait {
+	if h.last.Kind == converge.Wait && slices.Contains(waits, h.last.Phase) {
 		s.schedule(now+30*time.Second, h, evAsk)
+	}
+}
+
+// waits are the phases in which a host that only waits may do so for its orders.
+var waits = []wire.Phase{wire.PhaseWaiting, wire.PhaseApplying, wire.PhaseDraining}
+
+// reached is the moment a host is what the blamed policy is about, if that is
+// no live patch: what it does begins here.
+func (s *shard) reached(h *host, now time.Duration) {
+	if o := s.w.blame(); o.target.Action != policy.Live && h.onTarget(o) {
+		s.applied++
+		s.took(h, "", now)
 	}
 }
 
 // patched is the moment a live patch is on a host: what it does begins here.
 func (s *shard) patched(h *host, d bundle.Digest, now time.Duration) {
 	s.applied++
-	if d != s.w.blamed {
-		return
+	if d == s.w.blamed {
+		h.tainted = true
+		s.took(h, d, now)
 	}
+}
+
+// took draws what having the target does to the host. d is "" if that is no
+// live patch.
+func (s *shard) took(h *host, d bundle.Digest, now time.Duration) {
 	soon := func() time.Duration { return now + time.Duration(s.random(h)*float64(time.Minute)) }
 	if s.random(h) < s.chance("crash-on-apply", h) {
 		s.push(event{at: soon(), kind: evDie, host: h.i, digest: d})
@@ -251,12 +276,12 @@ func (s *shard) handle(e event) {
 	case evReport:
 		s.arrive(h, e.report, e.at)
 	case evDie:
-		if h.runs(e.digest) {
+		if h.has(s.w, e.digest) {
 			s.crashes++
-			h.die(s, e.at)
+			h.die(s, e.at, 0)
 		}
 	case evOops:
-		if h.runs(e.digest) {
+		if h.has(s.w, e.digest) {
 			s.crashes++
 			h.oops(s, e)
 		}
@@ -264,6 +289,8 @@ func (s *shard) handle(e event) {
 		if h.down && !h.gone {
 			h.back(s, e.at)
 		}
+	case evActed:
+		h.acted(s, e.at)
 	}
 }
 

@@ -94,7 +94,7 @@ func (d dice) fleet() Fleet {
 	f.Groups = append(f.Groups, Group{Name: "odd", Hosts: d.IntN(3), Kernel: "6.1.0-55-cloud-amd64", Labels: prod.Labels})
 	if d.IntN(4) == 0 {
 		for n, role := range []string{"active", "passive"} {
-			f.Groups = append(f.Groups, Group{Name: role, Hosts: 1 + d.IntN(4), Boot: []string{"3m", "10m"}[n],
+			f.Groups = append(f.Groups, Group{Name: role, Hosts: 1 + d.IntN(4), Times: Times{Boot: []string{"3m", "10m"}[n]},
 				Labels: map[string]string{"tier": "prod", "zone": "z{n%3}", "rack": "pair-r{n/2}", "pair": "p{n}", "role": role, "cluster": "pairs"}})
 		}
 	}

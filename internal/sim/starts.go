@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"afloat/internal/bundle"
 	"afloat/internal/control"
 	"afloat/internal/converge"
+	"afloat/internal/kernel"
 	"afloat/internal/policy"
 	"afloat/internal/rollout"
 )
@@ -22,9 +24,9 @@ type Start struct {
 // may refuse it.
 type ordered struct {
 	Start
-	patch  string // name of its live patch
-	digest bundle.Digest
-	id     string // once started
+	target policy.Target
+	digest bundle.Digest // of its live patch, "" if it is about something else
+	id     string        // once started
 }
 
 // digestOf is the bundle of the n-th patch; the first one's is goodDigest.
@@ -43,28 +45,40 @@ func (o Options) orders() ([]ordered, error) {
 		if err != nil {
 			return nil, err
 		}
-		if p.Target.Disrupts() {
-			return nil, fmt.Errorf("simulate rollout: target %s: only live targets run on virtual hosts; afloat plan forecasts the others", p.Target)
+		x := ordered{Start: s, target: p.Target}
+		if p.Target.Action == policy.Live {
+			x.digest = digestOf(n)
 		}
-		out = append(out, ordered{Start: s, patch: p.Target.Name, digest: digestOf(n)})
+		out = append(out, x)
 	}
 	return out, nil
 }
 
-// stock fills the catalog: every target for the kernel of the first group.
+// blame is the rollout whose target does the harm that faults tell of.
+func (w *world) blame() *ordered { return &w.orders[w.o.Blame] }
+
+// built is the kernel that live patches are built for.
+func (w *world) built() kernel.ID {
+	return kernelOf(cmp.Or(w.o.Fleet.Live, w.o.Fleet.Groups[0].Kernel, usualKernel))
+}
+
+// stock fills the catalog: every live patch, for the one kernel.
 func (w *world) stock() {
 	if w.bundles == nil {
 		w.bundles = map[bundle.Digest]map[bundle.Digest]converge.Bundle{}
 		for n, o := range w.orders {
-			m := bundle.Manifest{Kind: bundle.KindLive, Name: o.patch, Module: "sim_target", Replace: true, Kernel: kernelOf(w.hosts[0].group)}
+			if o.digest == "" {
+				continue
+			}
+			m := bundle.Manifest{Kind: bundle.KindLive, Name: o.target.Name, Module: "sim_target", Replace: true, Kernel: w.built()}
 			if n > 0 {
 				m.Module = fmt.Sprintf("sim_target_%d", n+1)
 			}
 			w.bundles[o.digest] = map[bundle.Digest]converge.Bundle{o.digest: {Manifest: &m}}
 		}
 	}
-	for _, o := range w.orders {
-		w.view.Bundle(o.digest, *w.bundles[o.digest][o.digest].Manifest, false)
+	for d, b := range w.bundles {
+		w.view.Bundle(d, *b[d].Manifest, false)
 	}
 }
 

@@ -96,7 +96,7 @@ func (w *world) chance() {
 	h := &w.hosts[w.rng.IntN(len(w.hosts))]
 	if h.group.CrashesPerYear > 0 && !h.away {
 		w.out.Background++
-		h.die(w.shard(h.i), w.now)
+		h.die(w.shard(h.i), w.now, 0)
 	}
 	w.queue.push(event{at: w.now + exponential(w.rate, w.rng.Float64()), kind: evChance})
 }

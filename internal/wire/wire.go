@@ -158,8 +158,8 @@ type Report struct {
 	// was applied, because it could not replace the one before in one step.
 	UnpatchedMS int64   `json:"unpatched_ms,omitempty"`
 	Crashes     []Crash `json:"crashes,omitempty"` // all evidence of the last 7 days, oldest first, at most 32
-	// Nonce is the last one whose action was carried out: for a boot, proved by
-	// a new boot id. "" before the first.
+	// Nonce is the last one whose action was carried out (for a boot, proved by
+	// a new boot id) or had nothing left to do. "" before the first.
 	Nonce string `json:"nonce,omitempty"`
 	// Out: the host is out of rotation now.
 	Out bool `json:"out,omitempty"`
