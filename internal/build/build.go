@@ -348,12 +348,9 @@ func (p *part) compareTypes() error {
 		return err
 	}
 	defer patched.Close()
-	refusals, notes, err := elfdiff.CompareTypes(original, patched)
-	if err != nil {
+	if err := p.diff.AddTypes(original, patched); err != nil {
 		return fmt.Errorf("compare types of %s: %w", p.pair.Unit.Source, err)
 	}
-	p.diff.Refusals = append(p.diff.Refusals, p.diff.Force(refusals)...)
-	p.diff.Notes = append(p.diff.Notes, notes...)
 	for _, w := range p.diff.IdleWaivers() {
 		p.diff.Notes = append(p.diff.Notes, fmt.Sprintf("%s:%d sets aside %s, of which nothing was in the way", p.pair.Unit.Source, w.Line, w.Of))
 	}

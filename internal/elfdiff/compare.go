@@ -20,7 +20,8 @@ func Compare(orig, patched *Object, opts Options) (*Diff, error) {
 	}
 	c := &comparison{
 		orig: newGraph(orig, opts.Sizes), patched: newGraph(patched, opts.Sizes), opts: opts,
-		diff: &Diff{Special: map[string]int{}, Original: orig}, equal: map[[2]*node]bool{},
+		diff:  &Diff{Changed: []Func{}, New: []Func{}, Data: []Datum{}, Special: map[string]int{}, Externals: []*External{}, Original: orig},
+		equal: map[[2]*node]bool{}, refusals: []Refusal{},
 	}
 	c.refusals = append(c.refusals, c.orig.problems...)
 	c.refusals = append(c.refusals, c.patched.problems...)
@@ -164,16 +165,18 @@ func entriesOf(n *node, table string) []*entry {
 	return out
 }
 
-// bugLine is where a 12-byte struct bug_entry has its line: {s32 addr, s32 file, u16 line, u16 flags}.
-const bugLine = 8
+// bugTail is what a struct bug_entry ends with: {u16 line, u16 flags}. Before it
+// are {s32 addr, s32 file}, and from 6.19 a format between the two.
+const bugTail = 4
 
 func (c *comparison) sameEntry(o, n *entry) bool {
 	if o.at != n.at || len(o.data) != len(n.data) || !slices.EqualFunc(o.refs[1:], n.refs[1:], c.sameRef) {
 		return false
 	}
 	a, b := o.data, n.data
-	if o.table == "__bug_table" && len(a) == 12 {
-		a, b = slices.Concat(a[:bugLine], a[bugLine+2:]), slices.Concat(b[:bugLine], b[bugLine+2:])
+	if o.table == "__bug_table" && (len(a) == 12 || len(a) == 16) {
+		line := len(a) - bugTail
+		a, b = slices.Concat(a[:line], a[line+2:]), slices.Concat(b[:line], b[line+2:])
 	}
 	return bytes.Equal(a, b)
 }

@@ -22,7 +22,7 @@ const (
 )
 
 // ErrNoObject says that a file is no x86-64 relocatable object.
-var ErrNoObject = errors.New("file is no x86-64 relocatable object")
+var ErrNoObject = errors.New("not an x86-64 relocatable object")
 
 // Read parses an object file. The bytes may be anything: what is malformed is
 // an error that names the place. The file must stay readable as long as the
@@ -36,18 +36,41 @@ func Read(r io.ReaderAt) (o *Object, err error) {
 	}()
 	f, err := elf.NewFile(r)
 	if err != nil {
-		return nil, fmt.Errorf("read object: %w: %w", ErrNoObject, err)
+		return nil, fmt.Errorf("read object: %w: %s", ErrNoObject, whatIs(r, err))
 	}
-	if f.Class != elf.ELFCLASS64 || f.Data != elf.ELFDATA2LSB || f.Machine != elf.EM_X86_64 || f.Type != elf.ET_REL {
-		return nil, fmt.Errorf("read object: %w: %s %s %s", ErrNoObject, f.Class, f.Machine, f.Type)
+	switch {
+	case f.Class != elf.ELFCLASS64 || f.Data != elf.ELFDATA2LSB || f.Machine != elf.EM_X86_64:
+		return nil, fmt.Errorf("read object: %w: it is for %s, %s", ErrNoObject, f.Machine, f.Class)
+	case f.Type != elf.ET_REL:
+		return nil, fmt.Errorf("read object: %w: it is linked already (%s)", ErrNoObject, f.Type)
 	}
-	rd := reader{file: f, object: &Object{Groups: map[string][]*Section{}, lines: lineSource{file: r, once: &sync.Once{}}}}
+	rd := reader{file: f, object: &Object{Groups: map[string][]*Section{}, lines: lineSource{file: r, once: &sync.Once{}, variablesOnce: &sync.Once{}}}}
 	for _, step := range []func() error{rd.readSections, rd.readSymbols, rd.readRelocs, rd.readGroups} {
 		if err := step(); err != nil {
 			return nil, fmt.Errorf("read object: %w", err)
 		}
 	}
 	return rd.object, nil
+}
+
+// whatIs says what a file is that is no ELF file, or no whole one.
+func whatIs(r io.ReaderAt, err error) string {
+	head := make([]byte, 8)
+	n, readErr := r.ReadAt(head, 0)
+	head = head[:max(n, 0)]
+	switch {
+	case n == 0 && errors.Is(readErr, io.EOF):
+		return "it is empty"
+	case n == 0:
+		return readErr.Error()
+	case bytes.HasPrefix(head, []byte(elf.ELFMAG)):
+		return "it is a damaged ELF file: " + err.Error()
+	case bytes.HasPrefix(head, []byte("!<arch>")), bytes.HasPrefix(head, []byte("!<thin>")):
+		return "it is an archive of objects, which ar x takes apart"
+	case bytes.HasPrefix(head, []byte("BC\xc0\xde")):
+		return "it is LLVM bitcode, which a compiler makes for link-time optimisation"
+	}
+	return "it is no ELF file"
 }
 
 type reader struct {

@@ -17,6 +17,9 @@ type lineSource struct {
 	file  io.ReaderAt
 	once  *sync.Once
 	lines map[*Section][]line // sorted by offset
+
+	variablesOnce *sync.Once
+	variables     declarations
 }
 
 type line struct {
@@ -34,12 +37,39 @@ func (o *Object) lineAt(s *Section, offset uint64) string {
 	return fmt.Sprintf("%s:%d", l.file, l.number)
 }
 
-// declared returns "file:line" of the start of a function, or "".
+// declared returns "file:line" of the start of a function, or of a variable's
+// declaration, or "".
 func (o *Object) declared(sym *Symbol) string {
-	if sym == nil || sym.Section == nil || !sym.Section.Code() {
+	switch {
+	case sym == nil || sym.Section == nil:
+		return ""
+	case sym.Section.Code():
+		return o.lineAt(sym.Section, sym.Value)
+	}
+	return o.variableAt(sym)
+}
+
+// variableAt returns "file:line" of a variable. A function's own is only known
+// where no two functions have one of the name.
+func (o *Object) variableAt(sym *Symbol) string {
+	if o.lines.once == nil {
 		return ""
 	}
-	return o.lineAt(sym.Section, sym.Value)
+	o.lines.variablesOnce.Do(func() { o.lines.variables, _ = readTypes(o.lines.file) })
+	own, local := ownName(sym.Name)
+	if v := o.lines.variables["variable "+own]; v != nil && !local {
+		return v.source
+	}
+	found := ""
+	for name, v := range o.lines.variables {
+		if local && strings.HasPrefix(name, "variable "+own+" of ") {
+			if found != "" {
+				return ""
+			}
+			found = v.source
+		}
+	}
+	return found
 }
 
 // linesOf returns a section's line table, empty if the object has none.

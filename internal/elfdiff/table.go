@@ -3,6 +3,7 @@ package elfdiff
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"afloat/internal/kernel"
 )
@@ -11,36 +12,65 @@ import (
 // reference to the instruction they are about.
 type table struct {
 	name string
-	// size returns the bytes of an entry, 0 if unknown.
-	size func(kernel.Sizes) int
+	// bytes of an entry where no kernel has another; else 0, and field is where the kernel's own is.
+	bytes int
+	field func(*kernel.Sizes) *int
 	// usual sizes, tried where the kernel's is not known.
 	usual []int
+	// refs is how many references an entry has at least, where its size is not known.
+	refs int
 	// compared: an entry that differs makes its function differ. Not so where
 	// entries follow from the code.
 	compared bool
 }
 
-func fixed(n int) func(kernel.Sizes) int { return func(kernel.Sizes) int { return n } }
+// size returns the bytes of an entry, 0 if unknown.
+func (t table) size(s kernel.Sizes) int {
+	if t.field == nil {
+		return t.bytes
+	}
+	return *t.field(&s)
+}
+
+// SetEntrySize says how many bytes an entry of a special section has, where
+// there is no kernel to ask.
+func SetEntrySize(s *kernel.Sizes, section string, bytes int) error {
+	var varying []string
+	for _, t := range tables() {
+		if t.field == nil {
+			continue
+		}
+		if t.name == section {
+			if bytes < 4 || bytes > maxEntry {
+				return fmt.Errorf("an entry of %s has 4 to %d bytes, not %d", section, maxEntry, bytes)
+			}
+			*t.field(s) = bytes
+			return nil
+		}
+		varying = append(varying, t.name)
+	}
+	return fmt.Errorf("section %q has no entries whose size varies: those of %s do", section, strings.Join(varying, ", "))
+}
 
 // tables of x86-64 kernels 5.10 to 6.18, in the order in which a live patch carries them.
 func tables() []table {
 	return []table{
-		{"__mcount_loc", fixed(8), nil, false},
-		{"__patchable_function_entries", fixed(8), nil, false},
-		{"__bug_table", func(s kernel.Sizes) int { return s.BugEntry }, []int{12}, true},
-		{"__ex_table", func(s kernel.Sizes) int { return s.ExceptionTableEntry }, []int{12}, true},
-		{"__jump_table", func(s kernel.Sizes) int { return s.JumpEntry }, []int{16, 24}, true},
-		{".static_call_sites", func(s kernel.Sizes) int { return s.StaticCallSite }, []int{8}, true},
-		{".altinstructions", func(s kernel.Sizes) int { return s.AltInstr }, []int{12, 14, 13}, true},
-		{".parainstructions", func(s kernel.Sizes) int { return s.ParavirtPatchSite }, []int{16}, true},
-		{".smp_locks", fixed(4), nil, true},
-		{".retpoline_sites", fixed(4), nil, true},
-		{".return_sites", fixed(4), nil, true},
-		{".call_sites", fixed(4), nil, true},
-		{".ibt_endbr_seal", fixed(4), nil, true},
-		{".cfi_sites", fixed(4), nil, true},
-		{".kcfi_traps", fixed(4), nil, true},
-		{".orc_unwind_ip", fixed(4), nil, false},
+		{"__mcount_loc", 8, nil, nil, 0, false},
+		{"__patchable_function_entries", 8, nil, nil, 0, false},
+		{"__bug_table", 0, func(s *kernel.Sizes) *int { return &s.BugEntry }, []int{12, 16}, 1, true},
+		{"__ex_table", 0, func(s *kernel.Sizes) *int { return &s.ExceptionTableEntry }, []int{12}, 2, true},
+		{"__jump_table", 0, func(s *kernel.Sizes) *int { return &s.JumpEntry }, []int{16, 24}, 3, true},
+		{".static_call_sites", 0, func(s *kernel.Sizes) *int { return &s.StaticCallSite }, []int{8}, 2, true},
+		{".altinstructions", 0, func(s *kernel.Sizes) *int { return &s.AltInstr }, []int{12, 14, 13}, 2, true},
+		{".parainstructions", 0, func(s *kernel.Sizes) *int { return &s.ParavirtPatchSite }, []int{16}, 1, true},
+		{".smp_locks", 4, nil, nil, 0, true},
+		{".retpoline_sites", 4, nil, nil, 0, true},
+		{".return_sites", 4, nil, nil, 0, true},
+		{".call_sites", 4, nil, nil, 0, true},
+		{".ibt_endbr_seal", 4, nil, nil, 0, true},
+		{".cfi_sites", 4, nil, nil, 0, true},
+		{".kcfi_traps", 4, nil, nil, 0, true},
+		{".orc_unwind_ip", 4, nil, nil, 0, false},
 	}
 }
 
@@ -72,15 +102,16 @@ func inferSize(t table, s *Section) (int, error) {
 		candidates = append(candidates, size)
 	}
 	for _, size := range candidates {
-		if s.Size%uint64(size) == 0 && samePattern(s, uint64(size)) {
+		if s.Size%uint64(size) == 0 && samePattern(s, uint64(size), t.refs) {
 			return size, nil
 		}
 	}
 	return 0, fmt.Errorf("section %s: the size of an entry is unknown", s.Name)
 }
 
-// samePattern says that all entries of that size have the same relocation offsets.
-func samePattern(s *Section, size uint64) bool {
+// samePattern says that all entries of that size have the same relocation
+// offsets, and enough of them.
+func samePattern(s *Section, size uint64, refs int) bool {
 	var pattern []uint64
 	for _, r := range s.Relocs {
 		if r.Offset >= size {
@@ -88,7 +119,7 @@ func samePattern(s *Section, size uint64) bool {
 		}
 		pattern = append(pattern, r.Offset)
 	}
-	if len(pattern) == 0 || uint64(len(pattern))*(s.Size/size) != uint64(len(s.Relocs)) {
+	if len(pattern) < max(1, refs) || uint64(len(pattern))*(s.Size/size) != uint64(len(s.Relocs)) {
 		return false
 	}
 	for i, r := range s.Relocs {

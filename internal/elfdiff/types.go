@@ -2,6 +2,7 @@ package elfdiff
 
 import (
 	"debug/dwarf"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -23,10 +24,16 @@ const typeHint = "keep the type as it is: put a new field into a shadow variable
 // are facts for a reviewer, as sentences.
 func CompareTypes(orig, patched io.ReaderAt) (refusals []Refusal, notes []string, err error) {
 	was, err := readTypes(orig)
+	if errors.Is(err, ErrNoDebug) {
+		return nil, nil, err
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("read types of original: %w", err)
 	}
 	is, err := readTypes(patched)
+	if errors.Is(err, ErrNoDebug) {
+		return nil, nil, err
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("read types of patched: %w", err)
 	}
@@ -52,6 +59,18 @@ func CompareTypes(orig, patched io.ReaderAt) (refusals []Refusal, notes []string
 		refusals = append(refusals, Refusal{Class: ClassType, Symbol: name, Source: b.source, Why: why, Hint: hint})
 	}
 	return refusals, notes, nil
+}
+
+// AddTypes compares the types of the diff's objects as well, and adds what
+// speaks against them, less what the author answers for.
+func (d *Diff) AddTypes(orig, patched io.ReaderAt) error {
+	refusals, notes, err := CompareTypes(orig, patched)
+	if err != nil {
+		return err
+	}
+	d.Refusals = append(d.Refusals, d.Force(refusals)...)
+	d.Notes = append(d.Notes, notes...)
+	return nil
 }
 
 // shape is what of a type must stay the same.

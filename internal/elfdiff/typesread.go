@@ -13,6 +13,9 @@ import (
 // is, by a name that tells what it is: "struct list_head", "variable jiffies".
 type declarations map[string]*shape
 
+// ErrNoDebug says that an object was compiled without debug information.
+var ErrNoDebug = errors.New("object has no debug information")
+
 // readTypes returns what an object declares at file scope, and its variables
 // that outlive a call. Functions that the object exports are marked.
 func readTypes(r io.ReaderAt) (types declarations, err error) {
@@ -26,7 +29,7 @@ func readTypes(r io.ReaderAt) (types declarations, err error) {
 		return nil, err
 	}
 	if f.Section(".debug_info") == nil {
-		return nil, errors.New("object has no debug information")
+		return nil, ErrNoDebug
 	}
 	d, err := f.DWARF()
 	if err != nil {
