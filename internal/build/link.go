@@ -204,15 +204,12 @@ func (b *builder) manifest(module string, stats klpmod.Stats) bundle.Manifest {
 		Kind: bundle.KindLive, Name: b.Name, CVEs: b.CVEs, Kernel: b.Kit.ID, Module: module, Replace: true,
 		KlpSymbols: stats.KlpSymbols, Created: b.Now.UTC().Truncate(1e9),
 		Evidence: bundle.Evidence{
-			Kit: b.Kit.Ref.String() + "=" + b.Kit.Package, Compiler: b.Kit.CompilerText, BuildMS: b.Since().Milliseconds(),
+			Kit: b.Kit.Exact(), Compiler: b.Kit.CompilerText, BuildMS: b.Since().Milliseconds(),
 			Notes: slices.Concat(b.Kit.Notes, b.notes, stats.Notes),
 		},
 	}
 	if b.On != nil {
 		m.On = b.On.Digest
-	}
-	if b.Kit.Ref.Version != "" {
-		m.Evidence.Kit = b.Kit.Ref.String()
 	}
 	for _, f := range stats.Functions {
 		m.Functions = append(m.Functions, bundle.Function{Object: f.Object, Name: f.Name, Sympos: f.Sympos})

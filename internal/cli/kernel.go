@@ -16,10 +16,10 @@ import (
 func newKernel() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "kernel",
-		Short:   "Fetch and list the kits that building for a kernel needs",
+		Short:   "Fetch, add and list the kits that building for a kernel needs",
 		GroupID: "build",
 	}
-	cmd.AddCommand(newKernelFetch(), newKernelList())
+	cmd.AddCommand(newKernelFetch(), newKernelAdd(), newKernelList(), newKernelRemove())
 	return cmd
 }
 
@@ -46,12 +46,9 @@ the archive.`,
 				if err != nil {
 					return err
 				}
-				if _, err := kbuild.LoadIndex(cmd.Context(), k, func(step string) {
-					fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s ...\n", k.Ref, step)
-				}); err != nil {
+				if err := readyKit(cmd, k); err != nil {
 					return err
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "%s is ready: %s, %s\n", k.Ref, k.ID, k.Dir)
 			}
 			return nil
 		},
@@ -88,22 +85,135 @@ func fetchKit(cmd *cobra.Command, cache *kit.Cache, arg string) (*kit.Kit, error
 		}
 		return k, nil
 	}
+	return nil, explainKit(err)
+}
+
+// explainKit adds to an error of making a kit what the person can do.
+func explainKit(err error) error {
 	if t, ok := errors.AsType[*kit.MissingToolsError](err); ok {
-		return nil, withHint(err, "apt-get install -y %s", strings.Join(t.Packages, " "))
+		return withHint(err, "apt-get install -y %s", strings.Join(t.Packages, " "))
 	}
 	if _, ok := errors.AsType[*kit.ConfigDriftError](err); ok {
-		return nil, withHint(err, "install the compiler that the kernel was built with")
+		return withHint(err, "install the compiler that the kernel was built with")
 	}
 	if n, ok := errors.AsType[*kit.NotInArchiveError](err); ok {
 		if len(n.Have) > 0 {
-			return nil, withHint(err, "the newest is %s; `apt-get update` first if that is old", n.Have[len(n.Have)-1])
+			return withHint(err, "the newest is %s; `apt-get update` first if that is old", n.Have[len(n.Have)-1])
 		}
-		return nil, withHint(err, "run `apt-get update`")
+		return withHint(err, "run `apt-get update`")
 	}
 	if errors.Is(err, kit.ErrNoArchive) {
-		return nil, withHint(err, "run `apt-get update`")
+		return withHint(err, "run `apt-get update`")
 	}
-	return nil, err
+	if _, ok := errors.AsType[*kit.FlavourError](err); ok {
+		return withHint(err, "with a source tree that has the series applied, `afloat kernel add --from DIR...` makes one")
+	}
+	if _, ok := errors.AsType[*kit.NotAddedError](err); ok {
+		return withHint(err, "`afloat kernel add --from DIR...` makes its kit, `afloat kernel list` names those that are there")
+	}
+	return err
+}
+
+func newKernelAdd() *cobra.Command {
+	var parts kit.Parts
+	var from []string
+	var tag string
+	cmd := &cobra.Command{
+		Use:   "add --from DIR...",
+		Short: "Make a kit of a kernel that is not Debian's, from its image, configuration, modules and source",
+		Long: `Make a kit of a kernel that no archive has, such as one of your own. The folders
+must hold, at any depth: the image (vmlinuz, bzImage or vmlinux), the configuration
+(.config or config-*), Module.symvers, the modules, and the source tree that it was
+built from. A build tree with the installed modules is enough. Where a part is not
+found, or several are, name it by its own flag.
+
+The parts are copied, after it was made sure that they are those of one kernel:
+versions, vermagic, exports against the image's symbols, and each module's CRCs
+against Module.symvers. The kernel is then called local:RELEASE, and with --tag
+local:RELEASE=TAG, where two builds have one release.`,
+		Example: "  afloat kernel add --from ~/linux --from /lib/modules/6.1.192-mine\n" +
+			"  afloat build --kernel local:6.1.192-mine --key publisher --name 2026-11-ext4 -o ext4.afloat ext4.patch",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cache, err := kitCache(cmd.ErrOrStderr(), "")
+			if err != nil {
+				return err
+			}
+			found, err := kit.FindParts(parts, append(from, args...))
+			if err != nil {
+				return explainAdd(err)
+			}
+			for _, p := range [][2]string{{"image", found.Image}, {"configuration", found.Config}, {"exports", found.Symvers}, {"modules", found.Modules}, {"source", found.Source}} {
+				fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s\n", p[0], p[1])
+			}
+			k, err := cache.Add(cmd.Context(), found, tag)
+			if err != nil {
+				return explainAdd(err)
+			}
+			err = readyKit(cmd, k)
+			if foreign, ok := errors.AsType[*kbuild.ForeignError](err); ok {
+				err = withHint(fmt.Errorf("cannot make a kit: %s: %w", found.Config, foreign), "give the configuration and the source that the modules were built from")
+				return errors.Join(err, cache.Remove(cmd.Context(), k.Ref))
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringArrayVar(&from, "from", nil, "folder to look for the parts in; may be repeated")
+	cmd.Flags().StringVar(&parts.Image, "image", "", "the kernel's image")
+	cmd.Flags().StringVar(&parts.Config, "config", "", "its configuration")
+	cmd.Flags().StringVar(&parts.Symvers, "symvers", "", "its Module.symvers")
+	cmd.Flags().StringVar(&parts.Modules, "modules", "", "folder of its modules")
+	cmd.Flags().StringVar(&parts.Source, "source", "", "its source tree")
+	cmd.Flags().StringVar(&tag, "tag", "", "name among several builds of one release; begins with a digit")
+	return cmd
+}
+
+// explainAdd adds to an error what the person can do.
+func explainAdd(err error) error {
+	if e, ok := errors.AsType[*kit.PartError](err); ok {
+		return withHint(err, "name it with --%s", e.Part)
+	}
+	if e, ok := errors.AsType[*kit.MismatchError](err); ok {
+		return withHint(err, "%s", e.Hint)
+	}
+	if _, ok := errors.AsType[*kit.TakenError](err); ok {
+		return withHint(err, "tell the two builds apart with --tag")
+	}
+	return explainKit(err)
+}
+
+// readyKit lists the kit's objects, which every build needs, and says that it is there.
+func readyKit(cmd *cobra.Command, k *kit.Kit) error {
+	if _, err := kbuild.LoadIndex(cmd.Context(), k, func(step string) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s ...\n", k.Ref, step)
+	}); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s is ready: %s, %s\n", k.Ref, k.ID, k.Dir)
+	return nil
+}
+
+func newKernelRemove() *cobra.Command {
+	return &cobra.Command{
+		Use:   "remove KERNEL...",
+		Short: "Delete kits from the cache",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cache, err := kitCache(cmd.ErrOrStderr(), "")
+			if err != nil {
+				return err
+			}
+			for _, arg := range args {
+				ref, err := kit.ParseRef(arg)
+				if err == nil {
+					err = cache.Remove(cmd.Context(), ref)
+				}
+				if err != nil {
+					return withHint(err, "`afloat kernel list` names the kits that are there")
+				}
+			}
+			return nil
+		},
+	}
 }
 
 func newKernelList() *cobra.Command {

@@ -27,7 +27,7 @@ type Index struct {
 }
 
 // indexFile is in the kit's cache; its name changes with its format.
-const indexFile = "objects-2.json.gz"
+const indexFile = "objects-3.json.gz"
 
 // minUnits: a kernel has thousands of objects, so fewer mean that make stopped early.
 const minUnits = 500
@@ -47,6 +47,42 @@ func (x *Index) Units(source string) ([]Unit, error) {
 		}
 	}
 	return units, nil
+}
+
+// ForeignError says that the tree, configured as it is, would not make the
+// modules that the kernel ships: they are of another configuration or source.
+type ForeignError struct {
+	Missing []string // modules, sorted
+	Shipped int
+}
+
+func (e *ForeignError) Error() string {
+	return fmt.Sprintf("the source, configured as the kit is, builds no %s, nor %d others of the %d modules that the kernel ships",
+		e.Missing[0], len(e.Missing)-1, e.Shipped)
+}
+
+// checkModules returns a *ForeignError where more than one in a hundred of the
+// shipped modules has no object. The rest of them may be all assembly, or not from the tree.
+func (x *Index) checkModules(k *kit.Kit) error {
+	have := map[string]bool{}
+	for _, units := range x.units {
+		for _, u := range units {
+			for name := range strings.SplitSeq(u.Module, ":") {
+				have[name] = true
+			}
+		}
+	}
+	var missing []string
+	for name := range k.Modules {
+		if !have[name] {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing)*100 <= len(k.Modules) {
+		return nil
+	}
+	slices.Sort(missing)
+	return &ForeignError{Missing: missing, Shipped: len(k.Modules)}
 }
 
 // Sources lists every source file that the kernel is built from, sorted.
@@ -73,7 +109,8 @@ func newIndex(units []Unit) *Index {
 }
 
 // LoadIndex reads the kit's index, or asks make for it first, which takes
-// about 10 s and happens once per kit. progress, if set, is told when it does.
+// half a minute and happens once per kit. progress, if set, is told when it does.
+// Errors are a *ForeignError where the kit does not hang together.
 func LoadIndex(ctx context.Context, k *kit.Kit, progress func(string)) (*Index, error) {
 	file := filepath.Join(k.Cache(), indexFile)
 	if units, err := readIndex(file); err == nil {
@@ -86,10 +123,14 @@ func LoadIndex(ctx context.Context, k *kit.Kit, progress func(string)) (*Index, 
 	if err != nil {
 		return nil, fmt.Errorf("list objects of %s: %w", k.Ref, err)
 	}
+	x := newIndex(units)
+	if err := x.checkModules(k); err != nil {
+		return nil, fmt.Errorf("list objects of %s: %w", k.Ref, err)
+	}
 	if err := writeIndex(file, units); err != nil {
 		return nil, fmt.Errorf("list objects of %s: %w", k.Ref, err)
 	}
-	return newIndex(units), nil
+	return x, nil
 }
 
 // askMake lets make print what it would run for the whole kernel. It ends
@@ -102,10 +143,11 @@ func askMake(ctx context.Context, k *kit.Kit) ([]Unit, error) {
 	}
 	defer os.Remove(out.Name())
 	defer out.Close()
-	args := append(kit.MakeArgs(k.Dir, k.Compiler, k.Release()), "-n", "-k", "-j"+strconv.Itoa(runtime.NumCPU()), "vmlinux", "modules")
+	// Without --output-sync, lines longer than make's buffer mix when several makes
+	// write at once, and their objects are lost.
+	args := append(kit.MakeArgs(k.Dir, k.Compiler, k.Release()), "-n", "-k", "--output-sync=target", "-j"+strconv.Itoa(runtime.NumCPU()), "vmlinux", "modules")
 	cmd := exec.CommandContext(ctx, "make", args...)
 	cmd.Dir, cmd.Env = k.Source(), kit.Environ(os.Environ())
-	// A file, not a pipe: several makes write long lines at once, and only to a file are they whole.
 	cmd.Stdout = out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }

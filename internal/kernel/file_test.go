@@ -150,6 +150,29 @@ func TestParseModule(t *testing.T) {
 	}
 }
 
+func TestModuleVersions(t *testing.T) {
+	entry := make([]byte, 64)
+	binary.LittleEndian.PutUint64(entry, 0xdeadbeef)
+	copy(entry[8:], "printk")
+	module := func(versions []byte) []byte {
+		return testELF(elf.ET_REL,
+			testSection{name: ".modinfo", kind: elf.SHT_PROGBITS, data: []byte(testModinfo)},
+			testSection{name: "__versions", kind: elf.SHT_PROGBITS, data: versions},
+			testSection{name: ".strtab", kind: elf.SHT_STRTAB, data: []byte{0}},
+			testSection{name: ".symtab", kind: elf.SHT_SYMTAB, data: make([]byte, 24), link: 3, size: 24})
+	}
+	m, err := ParseModule(bytes.NewReader(module(entry)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(map[string]uint32{"printk": 0xdeadbeef}, m.Versions); d != "" {
+		t.Error(d)
+	}
+	if _, err := ParseModule(bytes.NewReader(module(entry[:63]))); err == nil || !strings.Contains(err.Error(), "__versions") {
+		t.Errorf("a cut entry: %v", err)
+	}
+}
+
 func TestParseSizesWithoutBTF(t *testing.T) {
 	if _, err := ParseSizes(bytes.NewReader(testVmlinux(bannerText, nil))); !errors.Is(err, ErrNoBTF) {
 		t.Errorf("error %v, want ErrNoBTF", err)

@@ -22,6 +22,8 @@ type Module struct {
 	// a module. Shipped modules have no FILE symbols, so no object boundaries.
 	Symbols []ModuleSymbol
 	Exports []string
+	// Versions are the CRCs of the symbols that it uses (CONFIG_MODVERSIONS); nil if it has none.
+	Versions map[string]uint32
 }
 
 // ModuleSymbol is a named function or object of a module.
@@ -71,6 +73,9 @@ func parseModule(r io.ReaderAt) (*Module, error) {
 	m.readInfo(data)
 	if m.Name == "" {
 		return nil, fmt.Errorf("%w: .modinfo has no name", ErrNoModule)
+	}
+	if m.Versions, err = readVersions(f); err != nil {
+		return nil, err
 	}
 	return m, m.readSymbols(f)
 }

@@ -75,6 +75,9 @@ func (c *Cache) Fetch(ctx context.Context, ref Ref) (*Kit, error) {
 	if err == nil {
 		return k, nil
 	}
+	if ref.Distro == Local {
+		return nil, &NotAddedError{Ref: ref, Err: err}
+	}
 	if errors.Is(err, ErrBrokenKit) {
 		if err := os.RemoveAll(dir); err != nil {
 			return nil, fmt.Errorf("fetch %s: %w", ref, err)
@@ -84,6 +87,28 @@ func (c *Cache) Fetch(ctx context.Context, ref Ref) (*Kit, error) {
 		return nil, fmt.Errorf("fetch %s: %w", ref, err)
 	}
 	return c.Open(ref)
+}
+
+// Remove deletes a kernel's kit, whole or unfinished. Errors wrap ErrNoKit.
+func (c *Cache) Remove(ctx context.Context, ref Ref) error {
+	dir := c.dir(ref)
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove %s: %w", ref, ErrNoKit)
+	}
+	unlock, err := Lock(ctx, dir+".lock")
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", ref, err)
+	}
+	defer unlock()
+	// The marker first: what is left of a removal that breaks off is no kit.
+	err = os.Remove(filepath.Join(dir, markerFile))
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	if err := errors.Join(err, os.RemoveAll(dir), os.Remove(dir+".lock")); err != nil {
+		return fmt.Errorf("remove %s: %w", ref, err)
+	}
+	return nil
 }
 
 // Entry is one kernel of a listing.

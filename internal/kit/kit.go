@@ -55,6 +55,14 @@ var (
 // Release is what uname -r prints on the kernel.
 func (k *Kit) Release() string { return k.ID.Release }
 
+// Exact names the kit's kernel with its package version, where it has one.
+func (k *Kit) Exact() string {
+	if k.Ref.Version != "" || k.Package == "" {
+		return k.Ref.String()
+	}
+	return k.Ref.String() + "=" + k.Package
+}
+
 // Vmlinux is the path of the unpacked ELF kernel, which QEMU boots by PVH.
 func (k *Kit) Vmlinux() string { return filepath.Join(k.Dir, "vmlinux") }
 

@@ -24,6 +24,8 @@ func TestParseRef(t *testing.T) {
 		"debian:6.1.0-55-amd64":                          {Ref{"debian", "6.1.0-55-amd64", ""}, "6.1", "amd64"},
 		"debian:6.1.0-55-cloud-amd64=6.1.192-1":          {Ref{"debian", "6.1.0-55-cloud-amd64", "6.1.192-1"}, "6.1", "cloud-amd64"},
 		"debian:6.12.117+deb12-rt-amd64":                 {Ref{"debian", "6.12.117+deb12-rt-amd64", ""}, "6.12", "rt-amd64"},
+		"local:6.1.192-mine":                             {Ref{"local", "6.1.192-mine", ""}, "6.1", "amd64"},
+		"local:6.6=2":                                    {Ref{"local", "6.6", "2"}, "6.6", "amd64"},
 		"debian:6.12.117+deb12-amd64=6.12.117-1~deb12u1": {Ref{"debian", "6.12.117+deb12-amd64", "6.12.117-1~deb12u1"}, "6.12", "amd64"},
 	} {
 		got, err := ParseRef(text)
@@ -32,7 +34,8 @@ func TestParseRef(t *testing.T) {
 		}
 	}
 	for _, text := range []string{"", "6.1.0-55-amd64", "debian:", "ubuntu:6.1.0-55-amd64", "debian:../../etc-amd64", "debian:6.1.0-55-arm64",
-		"debian:6.1.0-55-amd64=", "debian:6.1.0-55-amd64=../x", "debian:6.1.0/55-amd64"} {
+		"debian:6.1.0-55-amd64=", "debian:6.1.0-55-amd64=../x", "debian:6.1.0/55-amd64",
+		"local:", "local:mine", "local:6.1/../x", "local:6.1.1=..", "debian:6.1.192-mine"} {
 		if ref, err := ParseRef(text); err == nil {
 			t.Errorf("%q read as %+v", text, ref)
 		}
@@ -211,8 +214,8 @@ func TestStepsResume(t *testing.T) {
 			told = append(told, s.Name)
 		}
 	}
-	m := &maker{cache: c, kit: &Kit{Dir: filepath.Join(c.Dir, "kit")}, pkg: packages{version: "1"}}
-	if err := m.sameVersion(); err != nil {
+	m := &maker{cache: c, kit: &Kit{Dir: filepath.Join(c.Dir, "kit")}}
+	if err := m.sameVersion("1"); err != nil {
 		t.Fatal(err)
 	}
 	runs := 0
@@ -226,8 +229,7 @@ func TestStepsResume(t *testing.T) {
 	if runs != 2 || !slices.Equal(told, []string{"unpack source"}) {
 		t.Errorf("ran %d times and told %v, want 2 and once", runs, told)
 	}
-	m.pkg.version = "2"
-	if err := m.sameVersion(); err != nil {
+	if err := m.sameVersion("2"); err != nil {
 		t.Fatal(err)
 	}
 	if m.done("unpack-source") {

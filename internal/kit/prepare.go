@@ -25,6 +25,7 @@ type maker struct {
 	kit   *Kit
 	pkg   packages
 	debs  []string
+	from  string // where the image is from, for errors
 	arch  kernelBanner
 }
 
@@ -35,8 +36,8 @@ type kernelBanner struct {
 
 // prepare makes the kit in dir; on success its marker is there.
 func (c *Cache) prepare(ctx context.Context, ref Ref, dir string) error {
-	if ref.Flavour() == "rt-amd64" {
-		return errors.New("cannot build for the rt flavour: its source differs from the archive's linux-source")
+	if ref.Flavour() == realTime {
+		return &FlavourError{Ref: ref}
 	}
 	if err := checkTools(ctx); err != nil {
 		return err
@@ -46,16 +47,23 @@ func (c *Cache) prepare(ctx context.Context, ref Ref, dir string) error {
 	if m.pkg, err = c.resolve(ctx, ref); err != nil {
 		return err
 	}
-	if err := m.sameVersion(); err != nil {
+	m.from = m.pkg.image()
+	return m.run(ctx, m.pkg.version, []step{{"download", m.download}, {"unpack kernel", m.unpackKernel}, {"unpack source", m.unpackSource}})
+}
+
+// step is one that a kit is made by.
+type step struct {
+	name string
+	do   func(context.Context) error
+}
+
+// run does the steps that bring a kernel's parts into the kit, and then those
+// that every kit is made ready by. stamp tells kernels apart that would go into one folder.
+func (m *maker) run(ctx context.Context, stamp string, bring []step) error {
+	if err := m.sameVersion(stamp); err != nil {
 		return err
 	}
-	for _, s := range []struct {
-		name string
-		do   func(context.Context) error
-	}{
-		{"download", m.download}, {"unpack kernel", m.unpackKernel}, {"unpack source", m.unpackSource},
-		{"configure", m.configure}, {"prepare source", m.prepareSource}, {"finish", m.finish},
-	} {
+	for _, s := range append(bring, step{"configure", m.configure}, step{"prepare source", m.prepareSource}, step{"finish", m.finish}) {
 		if err := m.step(ctx, s.name, s.do); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
@@ -63,11 +71,11 @@ func (c *Cache) prepare(ctx context.Context, ref Ref, dir string) error {
 	return nil
 }
 
-// sameVersion starts over where an unfinished kit is of another package version.
-func (m *maker) sameVersion() error {
+// sameVersion starts over where an unfinished kit is of another package version, or build.
+func (m *maker) sameVersion(stamp string) error {
 	mark := filepath.Join(m.kit.Dir, "version")
 	was, err := os.ReadFile(mark)
-	if err == nil && string(was) == m.pkg.version {
+	if err == nil && string(was) == stamp {
 		return nil
 	}
 	if err := os.RemoveAll(m.kit.Dir); err != nil {
@@ -76,7 +84,7 @@ func (m *maker) sameVersion() error {
 	if err := os.MkdirAll(filepath.Join(m.kit.Dir, "steps"), 0o755); err != nil {
 		return err
 	}
-	return writeAtomic(mark, []byte(m.pkg.version))
+	return writeAtomic(mark, []byte(stamp))
 }
 
 func (m *maker) step(ctx context.Context, name string, do func(context.Context) error) error {
@@ -286,7 +294,7 @@ func (m *maker) finish(ctx context.Context) error {
 		return err
 	}
 	if banner.id.Release != m.kit.Ref.Release || !strings.Contains(banner.id.Version, m.pkg.version) {
-		return fmt.Errorf("the kernel in %s says it is %s %s", m.pkg.image(), banner.id.Release, banner.id.Version)
+		return fmt.Errorf("the kernel in %s says it is %s %s", m.from, banner.id.Release, banner.id.Version)
 	}
 	compiler, text, err := compilerFor(ctx, banner.text.Compiler)
 	if err != nil {
