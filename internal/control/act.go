@@ -91,9 +91,16 @@ func nonce(rollout string, generation uint64) string {
 	return fmt.Sprintf("%s-%d", rollout, generation)
 }
 
-// done says that the host has acted on the order, and is what it should be after it.
+// done says that the host has acted on the order, and is what it should be after
+// it; or that it needed not act, as it ran that kernel already.
 func (d *Act) done(r wire.Report) bool {
-	return r.Nonce == d.Nonce && !r.Out && (d.Action != wire.ActionReboot || d.Name == "" || r.Kernel.Named(d.Name))
+	switch into := d.Action == wire.ActionReboot && d.Name != ""; {
+	case r.Out || into && !r.Kernel.Named(d.Name):
+		return false
+	case into && r.Phase == wire.PhaseApplied:
+		return true
+	}
+	return r.Nonce == d.Nonce
 }
 
 // acted says that the host has acted on its order, or may be at it.

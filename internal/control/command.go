@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"afloat/internal/bundle"
+	"afloat/internal/fleet"
 	"afloat/internal/gate"
 	"afloat/internal/policy"
 	"afloat/internal/rollout"
@@ -20,6 +21,8 @@ const (
 	Revert Verb = "revert"
 	Pause  Verb = "pause"
 	Resume Verb = "resume" // also lets a held rollout go on past what holds it now
+	// Release lets a quarantined host take part again.
+	Release Verb = "release"
 )
 
 // Command is an operator's wish. An accepted one is part of a Record.
@@ -29,7 +32,9 @@ type Command struct {
 	Policy string `json:"policy,omitempty"` // start: the YAML as written
 	// Rollout that is meant; for start Do fills it in.
 	Rollout string `json:"rollout,omitempty"`
-	Reason  string `json:"reason,omitempty"`
+	// Host that is meant by release.
+	Host   fleet.HostID `json:"host,omitempty"`
+	Reason string       `json:"reason,omitempty"`
 }
 
 // Subject is what a refused command failed on: what the caller looks at next.
@@ -52,7 +57,13 @@ type RefusedError struct {
 	Reason  string
 }
 
-func (e *RefusedError) Error() string { return fmt.Sprintf("cannot %s rollout: %s", e.Verb, e.Reason) }
+func (e *RefusedError) Error() string {
+	what := "rollout"
+	if e.Verb == Release {
+		what = "host"
+	}
+	return fmt.Sprintf("cannot %s %s: %s", e.Verb, what, e.Reason)
+}
 
 func refuse(v Verb, s Subject, format string, args ...any) error {
 	return &RefusedError{Verb: v, Subject: s, Reason: fmt.Sprintf(format, args...)}
@@ -75,8 +86,11 @@ func (s *State) record(now time.Time) Record {
 }
 
 func check(s *State, v *View, c *Command) error {
-	if c.Verb == Start {
+	switch c.Verb {
+	case Start:
 		return checkStart(s, v, c)
+	case Release:
+		return checkRelease(s, c)
 	}
 	r := s.rollouts[c.Rollout]
 	if r == nil {
@@ -180,8 +194,11 @@ func (s *State) unusable(v *View, d bundle.Digest) string {
 }
 
 func (s *State) applyCommand(c Command, at time.Time) error {
-	if c.Verb == Start {
+	switch c.Verb {
+	case Start:
 		return s.applyStart(c, at)
+	case Release:
+		return s.applyRelease(c)
 	}
 	to, ok := c.Verb.phase()
 	r := s.rollouts[c.Rollout]

@@ -26,6 +26,7 @@ const (
 	KindKernel     Kind = "kernel"
 	KindAbility    Kind = "ability"
 	KindDebt       Kind = "debt"
+	KindQuarantine Kind = "quarantine"
 	KindBad        Kind = "bad version"
 	KindBusy       Kind = "other rollout"
 	KindHas        Kind = "has it"
@@ -62,6 +63,9 @@ func (m *memo) fit(p *planner, h *Seen, now time.Time) (*task, *Blocker) {
 		return nil, blocked(KindSilent, "when it is heard again", "silent since %s", h.Heard.UTC().Format(time.RFC3339))
 	}
 	if b := ownerBlocks(h); b != nil {
+		return nil, b
+	}
+	if b := m.state.quarantined(h.ID); b != nil {
 		return nil, b
 	}
 	if b := m.owes(p.rollout, h); b != nil {

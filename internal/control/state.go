@@ -54,6 +54,9 @@ type Host struct {
 	Excused bool `json:"excused,omitempty"`
 	// Debt is the reboot it owes, nil for none.
 	Debt *Debt `json:"debt,omitempty"`
+	// Strikes are its failures in a row, Quarantine what came of them.
+	Strikes    int         `json:"strikes,omitempty"`
+	Quarantine *Quarantine `json:"quarantine,omitempty"`
 	// Crashes are the ids of its crashes that were folded in, newest last.
 	Crashes []string `json:"crashes,omitempty"`
 
@@ -336,6 +339,7 @@ func (h *Host) move(r *rollout.Rollout, m Move, at time.Time) {
 		h.Live, h.Out = m.Live, m.Out
 		h.Act = h.ordered(m)
 	}
+	h.strike(r, m, h.Phase, at)
 	if m.To == rollout.Soaking {
 		h.Applied = at
 	}

@@ -63,9 +63,10 @@ func goesBack(r rollout.Phase, phase rollout.HostPhase, h *Host, report wire.Rep
 }
 
 // staysActed says that the host has acted and there is no way back from that: a
-// restart, or a module of which the policy does not say what came before it.
+// restart, or a module of which the policy does not say what came before it. A
+// boot of the same kernel is different: its live patch can be taken off.
 func (h *Host) staysActed(phase rollout.HostPhase, r wire.Report) bool {
-	return h.acted(phase, r) && !h.Act.Back && h.Act.Was == ""
+	return h.acted(phase, r) && !h.Act.Back && h.Act.Was == "" && (h.Act.Action != wire.ActionReboot || h.Act.Name != "")
 }
 
 // needsBack says that the host goes back by an action that disrupts it again.
