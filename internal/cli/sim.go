@@ -159,9 +159,17 @@ func printForecast(w io.Writer, p *policy.Policy, f plan.Forecast, asJSON bool) 
 	}
 	fmt.Fprintf(w, "%s of %d hosts\n", p.Target, f.Hosts)
 	for _, wave := range f.Waves {
-		fmt.Fprintf(w, "  wave %-12s %7d hosts  opens %8s  over %8s\n", wave.Name, wave.Hosts, wave.Opens.Round(time.Second), wave.Ends.Round(time.Second))
+		fmt.Fprintf(w, "  wave %-12s %7d hosts  opens %8s  over %8s  gate: %s\n", wave.Name, wave.Hosts, wave.Opens.Round(time.Second), wave.Ends.Round(time.Second), said(wave))
 	}
 	return forecastLines(w, f)
+}
+
+// said is what the gate can say at the end of a wave in which nothing crashes.
+func said(w plan.WavePlan) string {
+	if w.Lacks == "" {
+		return string(w.Verdict)
+	}
+	return string(w.Verdict) + ", " + w.Lacks
 }
 
 func forecastLines(w io.Writer, f plan.Forecast) error {

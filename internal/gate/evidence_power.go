@@ -1,6 +1,10 @@
 package gate
 
-import "math"
+import (
+	"math"
+
+	"afloat/internal/policy"
+)
 
 const (
 	// planning is what the mixture over ratios, the mean of three e-values and
@@ -48,6 +52,26 @@ func (l Levels) RequiredApplies(b Baseline) float64 {
 // RequiredHostDays is the steady exposure that finds out Aim.Ratio.
 func (l Levels) RequiredHostDays(b Baseline) float64 {
 	return l.Required(l.Aim.Ratio) / b.Upper() * 365
+}
+
+// Need is the exposure without which a wave cannot end with go.
+type Need struct {
+	// Hosts through their apply window, and host-days after it.
+	Hosts, HostDays float64
+}
+
+// Needed is the exposure that a policy's gate needs. The error is a baseline
+// or a chance that cannot be.
+func Needed(g policy.Gate) (Need, error) {
+	levels, err := levelsOf(g)
+	if err != nil {
+		return Need{}, err
+	}
+	b := Baseline{PerHostYear: g.Crashes.Baseline, Spread: g.Crashes.Spread}
+	if err := b.Validate(); err != nil {
+		return Need{}, err
+	}
+	return Need{levels.RequiredApplies(b), levels.RequiredHostDays(b)}, nil
 }
 
 // DetectableOnApply is the smallest share of hosts that die on apply which

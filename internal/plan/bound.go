@@ -131,6 +131,7 @@ func bounds(pol *policy.Policy, hosts []Work, from time.Time) []Bound {
 			out[i].Why += fmt.Sprintf(", and %s of soaks", soaks)
 		}
 	}
+	out = append(out, gateBounds(pol, s.all.n)...)
 	slices.SortStableFunc(out, func(a, b Bound) int { return cmp.Compare(b.Least, a.Least) })
 	return out
 }

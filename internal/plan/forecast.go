@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"afloat/internal/fleet"
+	"afloat/internal/gate"
 	"afloat/internal/policy"
 )
 
@@ -53,7 +54,14 @@ type WavePlan struct {
 	Name  string        `json:"name"`
 	Hosts int           `json:"hosts"`
 	Opens time.Duration `json:"opens_ns"`
-	Ends  time.Duration `json:"ends_ns"` // its soak is over
+	Ends  time.Duration `json:"ends_ns"` // its soak is over, and the gate lets it end
+	// Shown and HostDays are the exposure that the gate has at its end, on hosts
+	// through their first minutes and in the time after those; Verdict is what
+	// that is enough for if nothing crashes, Lacks what it is not enough for.
+	Shown    int        `json:"shown"`
+	HostDays float64    `json:"host_days"`
+	Verdict  gate.Level `json:"verdict"`
+	Lacks    string     `json:"lacks,omitempty"`
 }
 
 // Gap is how far the forecast lies above the greatest bound, as a share.
@@ -82,6 +90,7 @@ func (r *returns) Pop() any {
 // planner: a turn per moment at which something changes.
 func Ahead(pol *policy.Policy, hosts []Work, from time.Time) Forecast {
 	run := &ahead{p: New(pol), pol: pol, hosts: hosts, from: from}
+	run.need, _ = gate.Needed(pol.Gate) // of a policy that was read: the baseline is valid
 	run.p.Grow(len(hosts))
 	order := rank(pol, hosts)
 	for i, h := range hosts {
@@ -104,6 +113,7 @@ type ahead struct {
 	from  time.Time
 	now   time.Duration
 	out   returns
+	need  gate.Need
 	f     Forecast
 }
 
@@ -111,18 +121,34 @@ func (a *ahead) at(d time.Duration) time.Time { return a.from.Add(d) }
 
 func (a *ahead) play() {
 	for w := range a.pol.Waves {
-		plan := WavePlan{Name: a.pol.Waves[w].Name, Opens: a.now}
+		spec := a.pol.Waves[w]
+		if spec.Control {
+			a.await(w)
+		}
+		plan := WavePlan{Name: spec.Name, Opens: a.now}
 		n, ok := a.wave(w)
 		plan.Hosts = n
 		if n > 0 {
-			a.now += a.pol.Waves[w].Soak
+			a.now += spec.Soak
+		}
+		if why := a.ends(w); ok && why != "" {
+			ok, a.f.Stuck, a.f.Left = false, why, a.p.Fit()-len(a.f.Times)
 		}
 		plan.Ends = a.now
+		a.judge(&plan)
 		a.f.Waves = append(a.f.Waves, plan)
 		if !ok {
 			return
 		}
 	}
+}
+
+// ends waits for what the end of a wave waits for. The last one may stay open.
+func (a *ahead) ends(w int) string {
+	if w == len(a.pol.Waves)-1 || a.pol.Waves[w].Control || len(a.f.Times) == 0 {
+		return ""
+	}
+	return a.await(w)
 }
 
 // wave admits all hosts of a wave and waits for them. It says how many there

@@ -75,6 +75,8 @@ func TestFieldStories(t *testing.T) {
 			works(20, 10*time.Minute, func(i int) fleet.Labels {
 				return fleet.Labels{"pair": fmt.Sprint(i / 2), "role": []string{"active", "passive"}[i%2]}
 			}), 10 * time.Minute, 20 * time.Minute, 10},
+		{"three racks of four, one rack at a time", "budgets: [{name: racks, groupBy: rack, domains: 1}]",
+			works(12, 10*time.Minute, func(i int) fleet.Labels { return fleet.Labels{"rack": fmt.Sprint(i / 4)} }), 20 * time.Minute, 30 * time.Minute, 4},
 		{"blue-green, 5 % first", "unavailable: 100%\nwaves: [{size: 5%, soak: 1h}, {size: 100%}]",
 			works(100, time.Minute, service("web")), time.Hour + time.Minute, time.Hour + 2*time.Minute, 95},
 		{"only at night, over the change to winter time",

@@ -35,8 +35,8 @@ const (
 	gates
 )
 
-// gate numbers the gates of all groups; they index Planner.parked.
-func gate(g int32, k kind) int32 { return g*int32(gates) + int32(k) }
+// gateOf numbers the gates of all groups; they index Planner.parked.
+func gateOf(g int32, k kind) int32 { return g*int32(gates) + int32(k) }
 
 // domainCount is how many groups of one budget have a host out.
 type domainCount struct{ active int }
@@ -115,7 +115,7 @@ func (p *Planner) group(k groupKey) int32 {
 // wake opens the gates of a group that hosts wait at.
 func (p *Planner) wake(g int32) {
 	for k := range gates {
-		p.wakeGate(gate(g, k))
+		p.wakeGate(gateOf(g, k))
 	}
 }
 
@@ -140,7 +140,7 @@ func (p *Planner) domainChanged(budget int32, active bool) {
 	}
 	for g := range p.groups {
 		if p.groups[g].budget == budget {
-			p.wakeGate(gate(int32(g), gateDomain))
+			p.wakeGate(gateOf(int32(g), gateDomain))
 		}
 	}
 }

@@ -30,7 +30,7 @@ func (p *Planner) Next(w int, now time.Time, limit int) []int32 {
 			out = append(out, e.host)
 			heads.freed(p, e.host)
 		default:
-			p.park(e, gate(g, k), until)
+			p.park(e, gateOf(g, k), until)
 			heads.freed(p, none)
 		}
 		heads.refresh(p, id)
@@ -180,7 +180,7 @@ func (p *Planner) valid(id int32) (entry, bool) {
 		if !ok {
 			return e, false
 		}
-		if x := &p.hosts[e.host]; x.state == Fit && x.at == id {
+		if x := &p.hosts[e.host]; x.state == Fit && x.at == id && x.order == e.order {
 			return e, true
 		}
 		q.pop()

@@ -27,6 +27,8 @@ type told struct {
 	hosts    []Host
 	started  []past
 	returned []past
+	others   []past // starts by other rollouts
+	rate     policy.Rate
 }
 
 type past struct {
@@ -35,12 +37,18 @@ type past struct {
 }
 
 func (w *told) planner(p *policy.Policy) *Planner {
-	fresh := New(p)
+	fresh, pace := New(p), NewPace(w.rate)
+	fresh.Keep(pace)
 	for i, h := range w.hosts {
 		fresh.Set(int32(i), h)
 	}
 	for _, s := range w.started {
 		fresh.Started(s.at, s.host)
+		pace.Started(s.at)
+	}
+	for _, s := range w.others {
+		fresh.Disrupted(s.at, s.host)
+		pace.Started(s.at)
 	}
 	for _, s := range w.returned {
 		fresh.Returned(s.at, s.host)
@@ -92,12 +100,22 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 		"budgets: [{name: p, groupBy: pair, unavailable: 1, order: role}, {name: d, groupBy: s, disruptions: 3 per 1h}]\nrate: 3 per 5m",
 		"budgets: [{name: h, groupBy: s, headroom: 100%, load: load}]\nminInterval: 20m",
 		"waves: [{select: s=s0}, {size: 30%}, {size: 100%}]\nbudgets: [{name: a, groupBy: r, unavailable: 1}]",
+		"windows: ['Sun 01:00-02:15 Europe/Paris', 'Sun 02:45-04:00 Europe/Paris']\nbudgets: [{name: a, groupBy: s, unavailable: 1}]",
+		"windows: ['Sat-Sun 20:00-21:00 America/New_York']\nfreezes: ['2026-10-25T00:40..2026-10-25T01:10']\nminInterval: 5m",
+		"budgets: [{groupBy: r, domains: 2}, {groupBy: s, headroom: 90%, load: load}, {groupBy: pair, unavailable: 1, order: role, warm: 4m}]\nunavailable: 30%",
+		"budgets: [{groupBy: s, disruptions: 4 per 2h, warm: 11m, unavailable: 40%}, {groupBy: r, starts: 1 per 3m}]\nrate: 5 per 7m\nminInterval: 13m",
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		pol := mustPolicy(t, rapid.SampledFrom(policies).Draw(t, "policy"))
 		var w told
-		p := New(pol)
-		now := time.Unix(1e9, 0)
+		p, pace := New(pol), Pace{}
+		if rapid.Bool().Draw(t, "paced") {
+			w.rate = policy.Rate{N: rapid.IntRange(1, 6).Draw(t, "rate"), Per: time.Duration(rapid.IntRange(1, 20).Draw(t, "per")) * time.Minute}
+		}
+		pace.rate = w.rate
+		p.Keep(&pace)
+		// Summer time ends in Paris at 01:00, and begins in the third.
+		now := rapid.SampledFrom([]time.Time{time.Unix(1e9, 0), time.Date(2026, 10, 24, 23, 20, 0, 0, time.UTC), time.Date(2026, 3, 28, 23, 20, 0, 0, time.UTC)}).Draw(t, "from")
 		for i := range rapid.IntRange(1, 30).Draw(t, "hosts") {
 			h := Host{Order: uint64(rapid.IntRange(0, 99).Draw(t, "order")), State: rapid.SampledFrom([]State{Unfit, Fit, Fit, Fit}).Draw(t, "state"), Labels: fleet.Labels{
 				"s": fmt.Sprintf("s%d", rapid.IntRange(0, 2).Draw(t, "s")), "r": fmt.Sprintf("r%d", rapid.IntRange(0, 4).Draw(t, "r")),
@@ -113,7 +131,11 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 				i := int32(rapid.IntRange(0, len(w.hosts)-1).Draw(t, "host"))
 				h := &w.hosts[i]
 				wasOut := h.Out
-				switch rapid.IntRange(0, 3).Draw(t, "change") {
+				switch rapid.IntRange(0, 4).Draw(t, "change") {
+				case 4: // another rollout lets it start
+					p.Disrupted(now, i)
+					pace.Started(now)
+					w.others = append(w.others, past{now, i})
 				case 0:
 					h.Out = !h.Out
 				case 1:
@@ -178,6 +200,43 @@ func TestPassiveGoesFirst(t *testing.T) {
 	p.Update(1, Taken, false)
 	if got := p.Next(0, now, 10); !slices.Equal(got, []int32{0}) {
 		t.Errorf("%v go then, want the active one", got)
+	}
+}
+
+func TestMinimumInterval(t *testing.T) {
+	p := New(mustPolicy(t, "minInterval: 24h"))
+	p.Set(0, Host{State: Fit})
+	now := time.Unix(1e9, 0)
+	p.Disrupted(now.Add(-23*time.Hour), 0) // by another rollout
+	if got := p.Next(0, now, 10); len(got) != 0 {
+		t.Errorf("%v go 23 hours after the last disruption", got)
+	}
+	b := p.Blocked(0, now)
+	if b == nil || b.Text != "it was disrupted less than 24h ago" || !b.Until.Equal(now.Add(time.Hour)) {
+		t.Errorf("blocked by %+v", b)
+	}
+	if got := p.Next(0, now.Add(time.Hour), 10); !slices.Equal(got, []int32{0}) {
+		t.Errorf("%v go after 24 hours, want the host", got)
+	}
+}
+
+func TestDisruptionsPerWeek(t *testing.T) {
+	p := New(mustPolicy(t, "budgets: [{name: slo, groupBy: service, disruptions: 2 per week}]"))
+	for i := range int32(3) {
+		p.Set(i, Host{State: Fit, Order: uint64(i), Labels: fleet.Labels{"service": "db"}})
+	}
+	now := time.Unix(1e9, 0)
+	if got := p.Next(0, now, 10); !slices.Equal(got, []int32{0, 1}) {
+		t.Errorf("%v go first, want two", got)
+	}
+	p.Update(0, Taken, false)
+	p.Update(1, Taken, false)
+	b := p.Blocked(2, now.Add(6*24*time.Hour))
+	if b == nil || b.Text != "budget slo (service db): 2 disruptions in the last 7d, at most 2 may be" || !b.Until.Equal(now.Add(7*24*time.Hour)) {
+		t.Errorf("after six days blocked by %+v", b)
+	}
+	if got := p.Next(0, now.Add(7*24*time.Hour), 10); !slices.Equal(got, []int32{2}) {
+		t.Errorf("%v go after a week, want the third", got)
 	}
 }
 
