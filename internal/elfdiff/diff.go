@@ -133,8 +133,6 @@ type Class string
 
 // The classes of refusals.
 const (
-	// ClassInput: the two objects cannot be compared at all.
-	ClassInput Class = "input"
 	// ClassInit: code or data that is used only at boot or module load.
 	ClassInit Class = "init"
 	// ClassData: the initial value, size or kind of data that already exists.

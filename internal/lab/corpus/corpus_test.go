@@ -125,7 +125,6 @@ func TestErrorsAreCounted(t *testing.T) {
 		"not loaded":               {Outcome: Built, Load: &Load{Detail: "step 1 failed"}},
 		"refused without a reason": {Outcome: Refused},
 		"refused with no why":      {Outcome: Refused, Refusals: []elfdiff.Refusal{{Class: elfdiff.ClassData}}},
-		"refused as input":         {Outcome: Refused, Refusals: []elfdiff.Refusal{refusal(elfdiff.ClassInput)}},
 	} {
 		if r.Error() == "" {
 			t.Errorf("%s is no error", name)

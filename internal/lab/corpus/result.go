@@ -96,7 +96,7 @@ func (r Result) Error() string {
 		return "refused without a reason"
 	}
 	for _, f := range r.Refusals {
-		if f.Why == "" || f.Class == elfdiff.ClassInput {
+		if f.Why == "" {
 			return "refused without a reason that its author could act on"
 		}
 	}

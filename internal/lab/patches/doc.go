@@ -4,7 +4,8 @@
 //
 //	change.patch  the diff, against Debian's source of 6.1.0-55
 //	expect        what becomes of it: "built OBJECT:FUNCTION ...",
-//	              "refused CLASS", "unchanged", or "does not compile WORD"
+//	              "refused CLASS", "unchanged", "does not apply", or
+//	              "does not compile WORD"
 //	check         a script that the guest runs, true while the patch is in
 //	              effect, and not before and after
 //	later         a module to load only after the live patch, if any

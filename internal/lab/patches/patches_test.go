@@ -23,6 +23,7 @@ import (
 	"afloat/internal/kit"
 	"afloat/internal/kit/kittest"
 	"afloat/internal/lab"
+	"afloat/internal/patch"
 )
 
 const testKernel = "debian:6.1.0-55-amd64"
@@ -133,6 +134,9 @@ func (c *change) outcome() string {
 	}
 	if errors.Is(c.err, build.ErrUnchanged) {
 		return "unchanged"
+	}
+	if _, ok := errors.AsType[*patch.ConflictError](c.err); ok {
+		return "does not apply"
 	}
 	if refused, ok := errors.AsType[*elfdiff.RefusedError](c.err); ok {
 		return "refused " + classes(refused.Refusals)
