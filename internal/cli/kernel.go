@@ -19,7 +19,7 @@ func newKernel() *cobra.Command {
 		Short:   "Fetch, add and list the kits that building for a kernel needs",
 		GroupID: "build",
 	}
-	cmd.AddCommand(newKernelFetch(), newKernelAdd(), newKernelList(), newKernelRemove())
+	cmd.AddCommand(newKernelFetch(), newKernelAdd(), newKernelList(), newKernelPrune(), newKernelRemove())
 	return cmd
 }
 
@@ -237,11 +237,15 @@ func newKernelList() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		t := table{head: []string{"KERNEL", "STATE", "PACKAGE", "BUILD ID", "FOLDER", "WHY"}}
-		for _, e := range entries {
-			t.add(e.Kernel, e.State, e.Package, fmt.Sprintf("%.12s", e.BuildID), e.Dir, e.Why)
+		list, err := sizeKits(cache, entries)
+		if err != nil {
+			return err
 		}
-		return write(cmd.OutOrStdout(), *format, append([]kit.Entry{}, entries...), t)
+		t := table{head: []string{"KERNEL", "STATE", "PACKAGE", "BUILD ID", "OBJECTS", "FOLDER", "WHY"}}
+		for _, e := range list {
+			t.add(e.Kernel, e.State, e.Package, fmt.Sprintf("%.12s", e.BuildID), fmt.Sprintf("%d MB", e.Cached.Bytes>>20), e.Dir, e.Why)
+		}
+		return write(cmd.OutOrStdout(), *format, list, t)
 	}
 	return cmd
 }

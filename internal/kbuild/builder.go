@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -95,7 +96,11 @@ func (b *Builder) Compile(ctx context.Context, work string, units []Unit, files 
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	return pairs, nil
+	if b.NoCache {
+		return pairs, nil
+	}
+	_, err := Evict(b.Kit, MaxCached, time.Now())
+	return pairs, err
 }
 
 // crooked lists the folders that the units' commands reach by going up.
@@ -135,11 +140,9 @@ type job struct {
 
 // object returns the path of one compiled object, from the cache if it is there.
 func (b *Builder) object(ctx context.Context, j job) (string, error) {
-	cached := filepath.Join(b.Kit.Cache(), "objects", b.key(j)+".o")
-	if !b.NoCache {
-		if _, err := os.Stat(cached); err == nil {
-			return cached, nil
-		}
+	cached := filepath.Join(objectFolder(b.Kit), b.key(j)+".o")
+	if !b.NoCache && lookUp(cached, time.Now()) {
+		return cached, nil
 	}
 	u, out := j.unit, filepath.Join(j.out, j.unit.Object)
 	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
