@@ -57,6 +57,9 @@ func (k *carrier) replaceable(n *node) bool {
 	case discarded(n.section.Name) || discarded(n.pair.section.Name):
 		r.Class, r.Why = ClassInit, "it runs only at boot, at module load or at unload"
 		r.Hint = "leave this change out: it takes effect with the next kernel; what must happen now belongs into a callback"
+	case k.c.grouped(n) != "":
+		r.Class, r.Why = ClassGroup, "it is in section group "+k.c.grouped(n)+", of which several objects have one, and the linker kept any"
+		r.Hint = "leave this function as it is, and call a new one of another name"
 	case n.section.Name == ".static_call.text":
 		r.Class, r.Why, r.Hint = ClassStaticCall, "it is the trampoline of a static call", "leave static calls as they are"
 	case !n.pair.hooked:

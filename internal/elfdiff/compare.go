@@ -196,6 +196,21 @@ func (c *comparison) checkGroups() {
 	}
 }
 
+// grouped returns the section group that a function is in, on either side, or "".
+func (c *comparison) grouped(n *node) string {
+	for name, members := range c.patched.object.Groups {
+		if slices.Contains(members, n.section) {
+			return name
+		}
+	}
+	for name, members := range c.orig.object.Groups {
+		if slices.Contains(members, n.pair.section) {
+			return name
+		}
+	}
+	return ""
+}
+
 // checkData refuses data that exist and would have to begin with another value.
 func (c *comparison) checkData() {
 	for _, n := range c.patched.nodes {

@@ -301,6 +301,20 @@ var cases = []struct {
 		refused: []Class{ClassStaticLocal},
 	},
 	{
+		name: "a function of a section group",
+		source: `asm(".section .text.shared,\"axG\",@progbits,shared,comdat\n.weak shared\n.type shared,@function\nshared: call __fentry__\nmov $35, %eax\nret\n"
+			".size shared,.-shared\n.text"); int f(int a) { return a; }`,
+		old: "$35", new: "$37", refused: []Class{ClassGroup},
+	},
+	{
+		name: "the index of messages", // what the index points at stays the running kernel's
+		source: `struct pi_entry { const char *fmt, *func, *file; unsigned line; };
+			#define pr(text) ({ static struct pi_entry _entry __attribute__((used)) = { text, __func__, __FILE__, __LINE__ }; \
+				static struct pi_entry *_entry_ptr __attribute__((used, section(".printk_index"))) = &_entry; printk(text); })
+			int f(int a) { return pr("one two") + a; } int g(int a) { return pr("three") + a; }`,
+		old: "one two", new: "one TWO", changed: []string{"f"}, special: map[string]int{"__mcount_loc": 1},
+	},
+	{
 		name:   "a section group",
 		source: `/*n*/ int f(void) { return 1; }`,
 		old:    "/*n*/", new: `asm(".section .text.shared,\"axG\",@progbits,shared,comdat\n.byte 0x90\n.text");`,
@@ -455,6 +469,15 @@ func TestComparePointerToReplaced(t *testing.T) {
 	}
 	if !stored || !called {
 		t.Errorf("stored pointer to the original: %v, call of the patched: %v", stored, called)
+	}
+}
+
+// A copy of a function that exists is proven like what is replaced.
+func TestCompareCopyHasOriginal(t *testing.T) {
+	source := prelude + `notrace static noinline int inner(int a) { return printk("a") + a; } int f(int a) { return inner(a) + 1; }`
+	d := diff(t, source, strings.Replace(source, `"a"`, `"b"`, 1))
+	if len(d.New) != 1 || d.New[0].Original == nil || d.New[0].Original.Name != "inner" {
+		t.Errorf("new functions %+v, want a copy of inner", d.New)
 	}
 }
 

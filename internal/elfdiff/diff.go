@@ -62,7 +62,8 @@ type Func struct {
 	Source string `json:"source,omitempty"`
 	// Weak: another object may define the function that really runs.
 	Weak bool `json:"weak,omitempty"`
-	// Original symbol; nil for a new function.
+	// Original symbol; nil for a new function that is no copy of one that
+	// cannot be redirected.
 	Original *Symbol `json:"-"`
 	// Code is the chunk that holds the patched function.
 	Code *Chunk `json:"-"`

@@ -21,6 +21,9 @@ func (c *comparison) finish() {
 			f.Weak = f.Original.Bind == 2 // STB_WEAK
 			d.Changed = append(d.Changed, f)
 		case fresh:
+			if n.pair != nil {
+				f.Original = n.pair.symbol // a copy, see copyUnhooked
+			}
 			d.New = append(d.New, f)
 		}
 	}

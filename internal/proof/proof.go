@@ -37,7 +37,8 @@ type Result struct {
 	// Relocs counts recomputed relocation targets that agree with the symbol
 	// table; Unknown those that it cannot confirm or deny.
 	Relocs, Unknown int
-	// Refusals name the functions that the Diff replaces and that are not the running code.
+	// Refusals name the functions that the Diff replaces, or carries a changed copy
+	// of, and that are not the running code.
 	Refusals []elfdiff.Refusal
 	// Evidence is the result in sentences, for the bundle's manifest.
 	Evidence []string
@@ -72,7 +73,11 @@ func (img *Image) Check(in Input) *Result {
 	twin := twins(in.Diff.Original, subject)
 	c.locate(in.Diff.Original, twin)
 	for _, f := range in.Diff.Changed {
-		c.require(in.Diff.Original, f, twin)
+		c.require(in.Diff.Original, f, twin, false)
+	}
+	for _, f := range in.Diff.New {
+		// A copy takes nobody's place, so it need not be told from its namesakes.
+		c.require(in.Diff.Original, f, twin, true)
 	}
 	c.result.Evidence = c.result.sentences(in.Source, img.name, in.Plain != nil)
 	return c.result
@@ -86,24 +91,29 @@ type checker struct {
 }
 
 // verdict on one function; an empty why says that it is the running code.
-type verdict struct{ why string }
+type verdict struct {
+	why string
+	// unplaced: it may be the running code, but nothing tells where that is.
+	unplaced bool
+}
 
 func (c *checker) judge(s *elfdiff.Symbol) verdict {
 	if gone(s.Section) {
 		c.result.Skipped++
-		return verdict{"it runs only at boot or when the module loads"}
+		return verdict{why: "it runs only at boot or when the module loads"}
 	}
 	base, placed := c.placer.bases[s.Section]
 	switch {
 	case s.Bind != elfWeak && len(c.img.symbols[s.Name]) == 0:
 		c.result.Different++
-		return verdict{fmt.Sprintf("%s has no function of that name", c.img.name)}
+		return verdict{why: fmt.Sprintf("%s has no function of that name", c.img.name)}
 	case s.Bind == elfWeak && (!placed || !c.img.has(s.Name, base+s.Value) || !c.img.identical(s, base+s.Value)):
 		c.result.Overridden++
-		return verdict{"another object's function of that name is the one that runs"}
+		return verdict{why: "another object's function of that name is the one that runs"}
 	case !placed:
 		c.result.Unplaced++
-		return verdict{fmt.Sprintf("%s has %d functions of that name, and nothing proves which is this one", c.img.name, len(c.img.symbols[s.Name]))}
+		return verdict{unplaced: true,
+			why: fmt.Sprintf("%s has %d functions of that name, and nothing proves which is this one", c.img.name, len(c.img.symbols[s.Name]))}
 	}
 	return c.judgePlaced(s, base+s.Value)
 }
@@ -126,7 +136,7 @@ func (c *checker) judgePlaced(s *elfdiff.Symbol, addr uint64) verdict {
 	} else {
 		c.result.Different++
 	}
-	return verdict{why}
+	return verdict{why: why}
 }
 
 // judgeRelocs says which relocation of an otherwise identical function points

@@ -195,6 +195,10 @@ func TestCheckSeesEveryChangedByte(t *testing.T) {
 		if len(r.Refusals) == 0 {
 			rt.Fatalf("byte %d of other changed, and it is still proven", at)
 		}
+		copied := &elfdiff.Diff{Original: o, New: replacing(o, "other").Changed}
+		if r := shipped(t, bad).Check(Input{Source: "two.o", Diff: copied}); len(r.Refusals) == 0 {
+			rt.Fatalf("byte %d of other changed, and a copy of it is carried", at)
+		}
 	})
 }
 

@@ -74,9 +74,9 @@ func (c *checker) locate(o *elfdiff.Object, twin func(*elfdiff.Symbol) *elfdiff.
 const hint = "Build with the compiler, configuration and source that the distribution built this kernel from; " +
 	"`afloat inspect` on an earlier bundle for the kernel names them."
 
-// require adds a refusal unless a function that the Diff replaces, and the
-// halves that the compiler split off, are the running code.
-func (c *checker) require(o *elfdiff.Object, f elfdiff.Func, twin func(*elfdiff.Symbol) *elfdiff.Symbol) {
+// require adds a refusal unless a function that the Diff replaces or copies,
+// and the halves that the compiler split off, are the running code.
+func (c *checker) require(o *elfdiff.Object, f elfdiff.Func, twin func(*elfdiff.Symbol) *elfdiff.Symbol, anywhere bool) {
 	if f.Original == nil {
 		return
 	}
@@ -86,7 +86,11 @@ func (c *checker) require(o *elfdiff.Object, f elfdiff.Func, twin func(*elfdiff.
 		}
 		why := "the plain compilation has no such function"
 		if t := twin(s); t != nil {
-			why = c.verdicts[t].why
+			v := c.verdicts[t]
+			if v.unplaced && anywhere {
+				continue
+			}
+			why = v.why
 		}
 		if why != "" {
 			c.result.Refusals = append(c.result.Refusals, elfdiff.Refusal{
