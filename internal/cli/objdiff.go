@@ -140,6 +140,7 @@ func writeDiff(w io.Writer, d *elfdiff.Diff) error {
 	for _, f := range d.NextBoot {
 		t.add("next boot", f.Name, fmt.Sprint(f.Size), f.Source)
 	}
+	addStatements(&t, d)
 	if len(t.rows) > 0 {
 		if err := t.write(w); err != nil {
 			return err
@@ -190,4 +191,21 @@ func place(r elfdiff.Refusal) string {
 		parts = append(parts, "at "+r.Source)
 	}
 	return strings.Join(parts, " ")
+}
+
+// addStatements lists what the patch's author says in the words of afloat-patch.h.
+func addStatements(t *table, d *elfdiff.Diff) {
+	for _, set := range d.Callbacks {
+		for kind, f := range set.Functions {
+			if f.Name != "" {
+				t.add(elfdiff.CallbackKind(kind).String(), f.Name, "", fmt.Sprintf("line %d", set.Line))
+			}
+		}
+	}
+	for _, s := range d.States {
+		t.add("state", fmt.Sprintf("%#x, version %d", s.ID, s.Version), "", fmt.Sprintf("line %d", s.Line))
+	}
+	for _, w := range d.Waivers {
+		t.add(string(w.Kind), w.Of, "", fmt.Sprintf("line %d: %s", w.Line, w.Reason))
+	}
 }

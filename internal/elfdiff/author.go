@@ -157,6 +157,7 @@ func (c *comparison) readCallbacks(n *node) (why string) {
 		set.Functions[r.off/8].Name = r.node.name
 	}
 	c.diff.Callbacks = append(c.diff.Callbacks, set)
+	c.callbacks = append(c.callbacks, n)
 	return ""
 }
 
@@ -227,14 +228,7 @@ func (d *Diff) IdleWaivers() []*Waiver {
 
 // carryCallbacks takes the author's callbacks along, with what they need.
 func (k *carrier) carryCallbacks() {
-	for _, n := range k.c.patched.nodes {
-		if n.section.Name != callbackSection {
-			continue
-		}
-		i := slices.IndexFunc(k.c.diff.Callbacks, func(set Callbacks) bool { return set.Line == lineOf(n) })
-		if i < 0 {
-			continue // refused
-		}
+	for i, n := range k.c.callbacks {
 		for _, r := range n.refs {
 			k.c.diff.Callbacks[i].Functions[r.off/8].Code = k.include(r.node)
 		}

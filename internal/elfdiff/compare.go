@@ -45,6 +45,7 @@ type comparison struct {
 	refusals      []Refusal
 	equal         map[[2]*node]bool // results for nodes compared by content; true while at work
 	carrier       *carrier
+	callbacks     []*node // the sets of Diff.Callbacks
 }
 
 func (c *comparison) refuse(r Refusal) { c.refusals = append(c.refusals, r) }

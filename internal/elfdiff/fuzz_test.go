@@ -21,11 +21,19 @@ int (*ops[])(int) = { helper, f };
 __attribute__((section(".init.text"))) int boot(void) { return helper(1); }
 `
 
+// fuzzStatements are what afloat-patch.h makes of an author's statements.
+const fuzzStatements = `
+static int begin(void *o) { return helper(2); }
+static void *const set_7[4] __attribute__((used, section(".afloat.callbacks"))) = { begin, 0, 0, begin };
+static const unsigned long state_8[2] __attribute__((used, section(".afloat.states"))) = { 0xaf, 3 };
+static const char note_9[] __attribute__((used, section(".afloat.notes"))) = "ignore function\0boot\0why";
+`
+
 // seeds compiles a small object, without debug information to keep it small, and one beside it that differs.
 func seeds(f *testing.F, flags ...string) (orig, patched []byte) {
 	f.Helper()
 	var out [2][]byte
-	for i, source := range []string{fuzzSource, fuzzSource + "int g(int a) { return f(a) * 5; }"} {
+	for i, source := range []string{fuzzSource, fuzzSource + "int g(int a) { return f(a) * 5; }" + fuzzStatements} {
 		dir := f.TempDir()
 		path := filepath.Join(dir, "unit.c")
 		if err := os.WriteFile(path, []byte(source), 0o600); err != nil {
