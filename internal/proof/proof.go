@@ -109,7 +109,7 @@ func (c *checker) judge(s *elfdiff.Symbol) verdict {
 		return verdict{why: fmt.Sprintf("%s has no function of that name", c.img.name)}
 	case s.Bind == elfWeak && (!placed || !c.img.has(s.Name, base+s.Value) || !c.img.identical(s, base+s.Value)):
 		c.result.Overridden++
-		return verdict{why: "another object's function of that name is the one that runs"}
+		return verdict{why: overridden}
 	case !placed:
 		c.result.Unplaced++
 		return verdict{unplaced: true,

@@ -163,14 +163,15 @@ func TestCheckFindsEverySymbol(t *testing.T) {
 
 func TestCheckRefuses(t *testing.T) {
 	img := shipped(t, file(t, "vmlinux.elf"))
-	tests := []struct{ object, function, why string }{
-		{"one.o", "hook", "another object's function"},
-		{"one.o", "early", "only at boot"},
+	tests := []struct{ object, function, why, hint string }{
+		{"one.o", "hook", "another object's function", "Change the function that runs"},
+		{"one.o", "early", "only at boot", "Build with the compiler"},
 	}
 	for _, tt := range tests {
 		r := img.Check(Input{Source: tt.object, Diff: replacing(object(t, tt.object), tt.function)})
-		if len(r.Refusals) != 1 || r.Refusals[0].Class != elfdiff.ClassProof || !strings.Contains(r.Refusals[0].Why, tt.why) {
-			t.Errorf("%s: refusals %v, want %q", tt.function, r.Refusals, tt.why)
+		if len(r.Refusals) != 1 || r.Refusals[0].Class != elfdiff.ClassProof || !strings.Contains(r.Refusals[0].Why, tt.why) ||
+			!strings.HasPrefix(r.Refusals[0].Hint, tt.hint) {
+			t.Errorf("%s: refusals %+v, want %q and %q", tt.function, r.Refusals, tt.why, tt.hint)
 		}
 	}
 }

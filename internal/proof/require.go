@@ -71,6 +71,9 @@ func (c *checker) locate(o *elfdiff.Object, twin func(*elfdiff.Symbol) *elfdiff.
 	}
 }
 
+// overridden is the verdict on a weak function that another object defines as well.
+const overridden = "another object's function of that name is the one that runs"
+
 const hint = "Build with the compiler, configuration and source that the distribution built this kernel from; " +
 	"`afloat inspect` on an earlier bundle for the kernel names them."
 
@@ -91,6 +94,10 @@ func (c *checker) require(o *elfdiff.Object, f elfdiff.Func, twin func(*elfdiff.
 				continue
 			}
 			why = v.why
+		}
+		hint := hint
+		if why == overridden {
+			hint = "Change the function that runs, or what calls it, and leave this one as it is."
 		}
 		if why != "" {
 			c.result.Refusals = append(c.result.Refusals, elfdiff.Refusal{
