@@ -6,6 +6,7 @@
 //	expect        what becomes of it: "built OBJECT:FUNCTION ...",
 //	              "refused CLASS", "unchanged", "does not apply", or
 //	              "does not compile WORD"
+//	risks         the risks that the bundle notes, by kind and function, if given
 //	check         a script that the guest runs, true while the patch is in
 //	              effect, and not before and after
 //	later         a module to load only after the live patch, if any

@@ -77,10 +77,14 @@ func TestNotBuilt(t *testing.T) {
 // all in one guest. It takes up to two minutes: `make patches`.
 func TestBuilt(t *testing.T) {
 	k := kittest.Open(t, testKernel)
-	if os.Getenv("AFLOAT_PATCHES") == "" {
-		t.Skip("loads a live patch of each kind in a guest with AFLOAT_PATCHES=1, as `make patches` does")
+	wanted := os.Getenv("AFLOAT_PATCHES")
+	if wanted == "" {
+		t.Skip("loads a live patch of each kind in a guest with AFLOAT_PATCHES=1, as `make patches` does, or those of AFLOAT_PATCHES=NAME,NAME")
 	}
-	changes := slices.DeleteFunc(readChanges(t), func(c *change) bool { return !c.isBuilt() })
+	names := strings.Split(wanted, ",")
+	changes := slices.DeleteFunc(readChanges(t), func(c *change) bool {
+		return !c.isBuilt() || wanted != "1" && !slices.Contains(names, c.name)
+	})
 	buildAll(t, k, changes)
 	h := boot(t, k)
 	for _, c := range changes {
@@ -120,6 +124,15 @@ func (c *change) isBuilt() bool { return strings.HasPrefix(c.files["expect"], "b
 func (c *change) checkOutcome(t *testing.T) {
 	if d := cmp.Diff(strings.TrimSpace(c.files["expect"]), c.outcome()); d != "" {
 		t.Errorf("%s\n%v", d, c.err)
+	}
+	if want, given := c.files["risks"]; given && c.out != nil {
+		var got strings.Builder
+		for _, r := range c.out.Manifest.Evidence.Risks {
+			fmt.Fprintf(&got, "%s %s\n", r.Kind, r.Function)
+		}
+		if d := cmp.Diff(want, got.String()); d != "" {
+			t.Errorf("risks: %s", d)
+		}
 	}
 }
 
