@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -148,6 +149,12 @@ func printSim(w io.Writer, res sim.Result, f plan.Forecast, asJSON bool) error {
 	}
 	if res.Hold != "" {
 		fmt.Fprintf(w, "holds: %s\n", res.Hold)
+	}
+	for _, reason := range slices.Sorted(maps.Keys(res.Waits)) {
+		fmt.Fprintf(w, "%d wait: %s\n", res.Waits[reason], reason)
+	}
+	if res.Peak > 0 {
+		fmt.Fprintf(w, "out of service at once: at most %d\n", res.Peak)
 	}
 	fmt.Fprintf(w, "crashes: %d by the patch, %d of healthy hosts, %d counted against the rollout\n", res.Crashes, res.Background, res.Counted)
 	return forecastLines(w, f)

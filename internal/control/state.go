@@ -192,6 +192,7 @@ func (s *State) apply(r Record) error {
 		if err := s.with(w.Rollout, func(x *rollout.Rollout) error { return x.StepWave(w.WaveEvent, r.At) }); err != nil {
 			return err
 		}
+		s.release(w)
 	}
 	for _, c := range r.Changes {
 		if err := s.applyChange(c, r.At); err != nil {
@@ -221,6 +222,19 @@ func (s *State) host(id fleet.HostID) *Host {
 	}
 	s.touched = append(s.touched, touched{id, h})
 	return h
+}
+
+// release tells the other rollouts of the hosts of a wave that is over: until
+// then they were busy.
+func (s *State) release(w WaveEvent) {
+	if w.What != rollout.WaveCloses || len(s.order) == 1 {
+		return
+	}
+	for id, h := range s.hosts {
+		if h.Rollout == w.Rollout && h.Wave == w.Wave && h.Phase == rollout.Soaking {
+			s.touched = append(s.touched, touched{id, h})
+		}
+	}
 }
 
 func (s *State) with(id string, fn func(*rollout.Rollout) error) error {

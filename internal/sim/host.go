@@ -42,6 +42,7 @@ type host struct {
 	given   bool   // the server takes its heartbeats as given
 	heard   uint64 // the newest report that the server has
 	loads   map[converge.Key]int
+	idle    bool // as accounted
 	tainted bool // has had the patch: its next boot may tell
 	// standard is the kernel that boots by default.
 	standard string
@@ -152,6 +153,7 @@ func (h *host) run(s *shard, now time.Duration) {
 		if a.After > 0 && (a.Kind == converge.Wait || a.Kind == converge.Watch) {
 			s.schedule(now+a.After, h, evWake)
 		}
+		h.account(s)
 		h.tell(s, now)
 		return
 	}

@@ -42,9 +42,21 @@ func (h *host) out(now time.Duration) bool {
 }
 
 // serves says that the host is up, in rotation, and at full strength.
-func (h *host) serves(now time.Duration) bool {
+func (h *host) serves() bool {
 	leaving := h.m != nil && h.m.drained != 0
 	return !h.down && !h.gone && !h.away && !leaving && h.last.Phase != wire.PhaseWarming
+}
+
+// account keeps the shard's count of hosts that are out of service.
+func (h *host) account(s *shard) {
+	if out := !h.serves(); out != h.idle {
+		h.idle = out
+		if out {
+			s.idle++
+		} else {
+			s.idle--
+		}
+	}
 }
 
 // observeMachine adds what ordered actions are about.
@@ -89,7 +101,7 @@ func (h *host) ordered(s *shard, a converge.Action, now time.Duration) bool {
 	case converge.Commit:
 		h.standard = a.Object
 	case converge.Enter:
-		m.drained, m.probes = 0, 0
+		m.drained = 0
 		m.warm = h.about(s, h.group.takes.warm)
 	}
 	return true
@@ -100,6 +112,7 @@ func (h *host) ordered(s *shard, a converge.Action, now time.Duration) bool {
 func (h *host) leave(s *shard, now time.Duration) bool {
 	m := h.m
 	if m.drained == 0 {
+		m.probes = 0
 		m.drained = now + h.about(s, h.group.takes.drain)
 		if s.hit("stuck-drain", h) {
 			m.drained = never
@@ -173,6 +186,7 @@ func (h *host) goDown(s *shard, now, takes time.Duration) {
 	if h.m != nil {
 		h.m.acting, h.m.probes = nil, 0
 	}
+	h.account(s)
 	s.silent(h, now)
 	aim := s.w.blame().target
 	broken := h.tainted || h.m != nil && aim.Action == policy.Kernel && h.m.next == aim.Name

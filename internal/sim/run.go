@@ -28,11 +28,19 @@ type Result struct {
 	Crashes int           `json:"crashes"` // by the patch
 	Counted int           `json:"counted"` // crashes held against the rollout
 	Running int           `json:"running"` // hosts that run the target in the end
+	// Later is how many hosts have the targets of the rollouts that began later.
+	Later []int `json:"later_running,omitempty"`
+	// Waits are the reasons why hosts have not started, and how many wait for
+	// each; only if the run ended before the first rollout did.
+	Waits map[string]int `json:"waits,omitempty"`
 	// Background are crashes of healthy hosts, patched or not.
-	Background int      `json:"background"`
-	Records    uint64   `json:"records"`
-	Moments    []Moment `json:"timeline"`
-	Samples    []Sample `json:"samples,omitempty"`
+	Background int `json:"background"`
+	// Peak is how many hosts were out of service at once at most, for
+	// whatever reason: leaving, down, being verified, or warming up.
+	Peak    int      `json:"peak_out"`
+	Records uint64   `json:"records"`
+	Moments []Moment `json:"timeline"`
+	Samples []Sample `json:"samples,omitempty"`
 	// Broken lists the invariants that did not hold: a bug, never a result.
 	Broken []string `json:"broken,omitempty"`
 }
@@ -242,7 +250,7 @@ func (w *world) loop() {
 		w.play(w.turnAt())
 		w.turn()
 		w.sample(false)
-		if w.over() && !w.pending() {
+		if w.over() && !w.pending() && (len(w.orders) == 1 || w.now-w.decided > time.Minute) {
 			return
 		}
 	}
@@ -360,14 +368,39 @@ func (w *world) finish() {
 	r := w.state.Rollout("r1")
 	w.out.Phase, w.out.Reason, w.out.Hold, w.out.Took = r.Phase, r.Reason, r.Hold, w.now
 	w.out.Exposed, w.out.Counted, w.out.Records = r.Exposure.Exposed, len(r.Crashed), w.state.Seq()
+	w.out.Waits = w.waits(r)
+	w.out.Later = make([]int, len(w.orders)-1)
 	for i := range w.hosts {
-		if w.hosts[i].onTarget(&w.orders[0]) {
-			w.out.Running++
+		for n := range w.orders {
+			if !w.hosts[i].onTarget(&w.orders[n]) {
+				continue
+			}
+			if n == 0 {
+				w.out.Running++
+			} else {
+				w.out.Later[n-1]++
+			}
 		}
 	}
 	if w.check != nil {
 		w.check.end()
 	}
+}
+
+// mostWaits is up to how many hosts are asked what they wait for.
+const mostWaits = 2000
+
+func (w *world) waits(r *rollout.Rollout) map[string]int {
+	if r.Phase != rollout.PhaseRunning || len(w.hosts) > mostWaits {
+		return nil
+	}
+	out := map[string]int{}
+	for i := range w.hosts {
+		if e := control.Explain(w.state, w.view, w.hosts[i].id, w.at(w.now)); e.Rollout == r.ID && e.Phase == rollout.Waiting {
+			out[e.Reason]++
+		}
+	}
+	return out
 }
 
 // Verdict is the gate's last word on the rollout's facts in this run.

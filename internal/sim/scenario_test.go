@@ -3,8 +3,10 @@ package sim
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,8 +17,9 @@ import (
 
 var update = flag.Bool("update", false, "rewrite what the scenarios expect; review the diff")
 
-// TestScenarios plays each file of testdata: prose, policy.yaml, fleet.yaml,
-// faults (one per line) and want, the story as it must come out.
+// TestScenarios plays each file of testdata: prose, policy.yaml, later policies
+// as DURATION.yaml, fleet.yaml, faults (one per line) and want, the story as it
+// must come out.
 func TestScenarios(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -39,6 +42,11 @@ func scenario(t *testing.T, file string) {
 	o := Options{Policy: part["policy.yaml"], Seed: 1, Check: true, Horizon: 96 * time.Hour}
 	if o.Fleet, err = ParseFleet([]byte(part["fleet.yaml"])); err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range a.Files {
+		if at, err := time.ParseDuration(strings.TrimSuffix(f.Name, ".yaml")); err == nil {
+			o.Also = append(o.Also, Start{Policy: string(f.Data), At: at})
+		}
 	}
 	for line := range strings.Lines(part["faults"]) {
 		o.Faults = append(o.Faults, fault(t, strings.TrimSpace(line)))
@@ -68,5 +76,14 @@ func story(res Result) string {
 	}
 	fmt.Fprintf(&b, "%s after %s; %d of %d hosts had it, %d run it; %d crashes by the patch, %d held against it\n",
 		res.Phase, res.Took.Round(time.Second), res.Exposed, res.Hosts, res.Running, res.Crashes, res.Counted)
+	for _, reason := range slices.Sorted(maps.Keys(res.Waits)) {
+		fmt.Fprintf(&b, "%d wait: %s\n", res.Waits[reason], reason)
+	}
+	for n, running := range res.Later {
+		fmt.Fprintf(&b, "%d of %d hosts have the target of rollout %d\n", running, res.Hosts, n+2)
+	}
+	if res.Peak > 0 {
+		fmt.Fprintf(&b, "out of service at once: at most %d\n", res.Peak)
+	}
 	return b.String()
 }

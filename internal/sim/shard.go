@@ -30,6 +30,7 @@ type shard struct {
 	// spare are reports that have arrived.
 	spare            []*wire.Report
 	applied, crashes int
+	idle             int // hosts out of service now
 	broken           []string
 }
 
@@ -81,11 +82,14 @@ func (w *world) each(fn func(*shard)) {
 
 // meet takes over what the shards have said and counted, in their order.
 func (w *world) meet() {
+	idle := 0
+	defer func() { w.out.Peak = max(w.out.Peak, idle) }()
 	for i := range w.shards {
 		s := &w.shards[i]
 		for _, m := range s.said {
 			w.hear(s, m)
 		}
+		idle += s.idle
 		w.out.Applied, w.out.Crashes = w.out.Applied+s.applied, w.out.Crashes+s.crashes
 		for _, b := range s.broken {
 			w.fail("%s", b)

@@ -55,7 +55,8 @@ type world struct {
 	view    *control.View
 	log     [][]byte
 	epoch   uint64
-	offline bool // no server
+	offline bool          // no server
+	decided time.Duration // when something was decided last
 	cut     map[int][]int32
 	check   *checker
 	out     *Result
@@ -116,6 +117,7 @@ func (w *world) commit(rec control.Record) {
 		return
 	}
 	w.note(rec)
+	w.decided = w.now
 	for _, id := range rec.Hosts() {
 		h := &w.hosts[w.index[id]]
 		s := w.shard(h.i)
@@ -137,6 +139,9 @@ func (w *world) turn() {
 	for range maxTurns {
 		rec := control.Decide(w.state, w.view, w.at(w.now))
 		if rec.Empty() {
+			if w.check != nil {
+				w.check.truth()
+			}
 			return
 		}
 		w.commit(rec)

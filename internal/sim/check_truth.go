@@ -1,0 +1,44 @@
+package sim
+
+import (
+	"afloat/internal/policy"
+	"afloat/internal/rollout"
+)
+
+// truth tests the budgets against the hosts themselves, whatever the server
+// believes: how many of a group are out of service by its order.
+func (c *checker) truth() {
+	for _, r := range c.w.state.Rollouts() {
+		if !r.Policy.Disrupts() {
+			continue
+		}
+		for _, b := range r.Policy.Budgets {
+			if !b.Unavailable.Zero() {
+				c.trueBudget(r, b)
+			}
+		}
+		if !r.Policy.Down.Zero() {
+			c.trueBudget(r, policy.Budget{Name: "unavailable", Unavailable: r.Policy.Down})
+		}
+	}
+}
+
+func (c *checker) trueBudget(r *rollout.Rollout, b policy.Budget) {
+	total, out := map[string]int{}, map[string]int{}
+	for i := range c.w.hosts {
+		h := &c.w.hosts[i]
+		value, ok := h.labels[b.GroupBy]
+		if h.away || b.GroupBy != "" && !ok || !b.Select.Matches(h.labels) || !r.Policy.Select.Matches(h.labels) {
+			continue
+		}
+		total[value]++
+		if !h.serves() && h.m != nil {
+			out[value]++
+		}
+	}
+	for value, n := range out {
+		if limit := b.Unavailable.Of(total[value]); n > limit {
+			c.w.fail("budget %s %s: %d of %d hosts are out by order at %s, at most %d may be", b.Name, value, n, total[value], c.w.now, limit)
+		}
+	}
+}
