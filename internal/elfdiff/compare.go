@@ -232,6 +232,9 @@ func (c *comparison) checkData() {
 		case !c.sameContent(o, n):
 			r.Why = "its initial value changed, and the running kernel keeps the old one"
 			r.Hint = "set the new value in a function that runs, or in a callback when the patch is applied"
+			if n.section.Flags&elf.SHF_WRITE == 0 {
+				r.Hint = "leave it as it is, and have the changed functions use a constant of another name; what holds a pointer to the old one keeps it"
+			}
 			if discarded(n.section.Name) {
 				r.Class, r.Why = ClassInit, "it is used only at boot, which is over"
 				r.Hint = "leave it out: it takes effect with the next kernel"
