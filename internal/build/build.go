@@ -35,6 +35,8 @@ type Options struct {
 	// Patches apply in order; the live patch holds all of them.
 	Patches []Input
 	Key     ed25519.PrivateKey
+	// Signer, if set, signs the module itself, for kernels that want it.
+	Signer *kbuild.ModuleKey
 	// WorkDir is where temporary folders go; "" for the system's.
 	WorkDir string
 	// Parallel compilations; 0 means one per CPU.

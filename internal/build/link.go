@@ -14,6 +14,7 @@ import (
 
 	"afloat/internal/bundle"
 	"afloat/internal/elfdiff"
+	"afloat/internal/kbuild"
 	"afloat/internal/kernel"
 	"afloat/internal/klpmod"
 	"afloat/internal/proof"
@@ -53,11 +54,27 @@ func (b *builder) link(ctx context.Context) (*Draft, error) {
 		}
 		b.notes = append(b.notes, notes...)
 	}
+	if module, err = b.sign(ctx, module); err != nil {
+		return nil, err
+	}
 	m := b.manifest(name, stats)
 	if err := b.weigh(&m, modules); err != nil {
 		return nil, err
 	}
 	return &Draft{Manifest: m, Module: module}, nil
+}
+
+// sign signs the module for kernels that want it, where a key was given.
+func (b *builder) sign(ctx context.Context, module []byte) ([]byte, error) {
+	if b.Signer == nil {
+		return module, nil
+	}
+	subject, err := b.Signer.Check()
+	if err != nil {
+		return nil, err
+	}
+	b.notes = append(b.notes, "the module itself is signed by "+subject+", for kernels that trust that certificate")
+	return kbuild.Sign(ctx, b.Kit, *b.Signer, module)
 }
 
 // prove checks every differing original against the shipped vmlinux or module

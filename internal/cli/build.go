@@ -26,6 +26,7 @@ const exitSource = 4
 type buildFlags struct {
 	key, name, out, debs, on  string
 	check, patchSet           string
+	signKey, signCert         string
 	kernels, cves, publishers []string
 	jobs                      int
 	noCache, quiet, bootTest  bool
@@ -78,6 +79,8 @@ source does not compile.`,
 	cmd.Flags().StringArrayVar(&f.cves, "cve", nil, "CVE that the patch fixes; may be repeated")
 	cmd.Flags().StringVar(&f.on, "on", "", "bundle to build on: its diffs come first; %k stands for the kernel's release")
 	cmd.Flags().StringArrayVar(&f.publishers, "publisher-key", nil, "public key that may have signed the bundle of --on, besides --key's own; may be repeated")
+	cmd.Flags().StringVar(&f.signKey, "sign-key", "", "key that signs the module for kernels that want it (Secure Boot): a PEM file or a pkcs11: URI")
+	cmd.Flags().StringVar(&f.signCert, "sign-cert", "", "certificate of --sign-key, PEM or DER, that the hosts' kernels trust")
 	cmd.Flags().BoolVar(&f.bootTest, "boot-test", false, "try the live patch on its own kernel in QEMU before it is signed")
 	cmd.Flags().StringVar(&f.check, "check", "", "script to run in the boot test while the live patch is in effect; implies --boot-test")
 	cmd.Flags().IntVarP(&f.jobs, "jobs", "j", 0, "compilations at once; 0 means one per CPU")
@@ -108,7 +111,11 @@ func runBuild(cmd *cobra.Command, f buildFlags, files []string) error {
 			return fmt.Errorf("read check script: %w", err)
 		}
 	}
-	j := buildJob{check: check, flags: f, key: key, inputs: inputs, start: start}
+	signer, err := f.moduleKey()
+	if err != nil {
+		return err
+	}
+	j := buildJob{signer: signer, check: check, flags: f, key: key, inputs: inputs, start: start}
 	if len(targets) > 1 {
 		return j.runMany(cmd, targets)
 	}
@@ -119,6 +126,20 @@ func runBuild(cmd *cobra.Command, f buildFlags, files []string) error {
 	fmt.Fprintf(cmd.OutOrStdout(), "%s: %s for %s, %s, %d bytes, %s\n",
 		o.out, o.manifest.Name, o.manifest.Kernel, counted(len(o.manifest.Functions), "function"), len(o.file), bundle.DigestOf(o.file))
 	return nil
+}
+
+// moduleKey is the key that the module is signed with; nil for none.
+func (f buildFlags) moduleKey() (*kbuild.ModuleKey, error) {
+	if (f.signKey == "") != (f.signCert == "") {
+		return nil, withHint(errors.New("cannot sign the module: --sign-key and --sign-cert go together"),
+			"`openssl req -new -x509 -newkey rsa:2048 -nodes -keyout KEY -out CERT -subj /CN=NAME` makes both")
+	}
+	if f.signKey == "" {
+		return nil, nil
+	}
+	signer := &kbuild.ModuleKey{Key: f.signKey, Cert: f.signCert}
+	_, err := signer.Check()
+	return signer, err
 }
 
 // privateKey reads the key that bundles are signed with.
@@ -140,6 +161,7 @@ type buildJob struct {
 	key    ed25519.PrivateKey
 	inputs []build.Input
 	check  []byte // the author's check script; nil for none
+	signer *kbuild.ModuleKey
 	start  time.Time
 }
 
@@ -177,7 +199,7 @@ func (j buildJob) try(cmd *cobra.Command, t kernelTarget, prefix string) (*build
 	}
 	draft, err := build.Make(cmd.Context(), build.Options{
 		Kit: k, Name: f.name, CVEs: f.cves, On: earlier, Patches: j.inputs, Parallel: f.jobs, NoCache: f.noCache,
-		Now: time.Now(), Progress: tell,
+		Now: time.Now(), Progress: tell, Signer: j.signer,
 	})
 	if err != nil {
 		return nil, explainBuild(err, k.Ref.String())

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"afloat/internal/kernel"
@@ -80,6 +81,18 @@ func (k *Kit) Symvers() string { return filepath.Join(k.Dir, "Module.symvers") }
 
 // ModuleDir is the folder that holds the shipped modules, as /lib/modules/RELEASE/kernel.
 func (k *Kit) ModuleDir() string { return filepath.Join(k.Dir, "modules") }
+
+// SignatureHash is the hash that the kernel's own modules are signed with.
+func (k *Kit) SignatureHash() string {
+	f, err := os.Open(k.Config())
+	if err == nil {
+		defer f.Close()
+		if config, err := parseConfig(f); err == nil && config["CONFIG_MODULE_SIG_HASH"] != "" {
+			return strings.Trim(config["CONFIG_MODULE_SIG_HASH"], `"`)
+		}
+	}
+	return "sha256" // every kernel that knows signatures knows it
+}
 
 // Cache is a folder inside the kit for what is derived from it.
 func (k *Kit) Cache() string { return filepath.Join(k.Dir, "cache") }

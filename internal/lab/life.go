@@ -37,7 +37,7 @@ type Lived struct {
 	Load       time.Duration // how long the module took to load, to 10 ms
 	Transition time.Duration // from then until every task had left the old code
 	Redirected int           // functions that the kernel redirected
-	Taint      uint64        // the kernel's taint bits at the end
+	Taint      string        // the module's own taint flags: O out of tree, K live patch, E not signed by whom the kernel trusts
 	Log        string        // what the kernel said meanwhile
 }
 
@@ -156,7 +156,7 @@ func readLived(out string) Lived {
 		case "redirected":
 			lived.Redirected, _ = strconv.Atoi(f[2])
 		case "taint":
-			lived.Taint, _ = strconv.ParseUint(f[2], 10, 64)
+			lived.Taint = f[2]
 		}
 	}
 	lived.Log = log.String()

@@ -40,6 +40,7 @@ note load "$began" "$(uptime)"
 settle || fail 3
 note transition "$began" "$(uptime)"
 [ "$(cat $state/enabled)" = 1 ] || fail 4
+note taint "$(cat "/sys/module/$name/taint")"
 for late in "$@"; do insmod "$late.ko" 2>said || fail 5; done
 note redirected "$(grep -c klp_ftrace_handler /sys/kernel/tracing/enabled_functions)"
 probe || fail 6
@@ -55,6 +56,5 @@ rmmod "$name" 2>said || fail 11
 [ ! -e "/sys/module/$name" ] || fail 11
 if [ -n "$contrast" ] && check; then fail 12; fi
 probe || fail 13
-note taint "$(cat /proc/sys/kernel/tainted)"
 cat log
 dmesg

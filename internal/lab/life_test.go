@@ -43,8 +43,8 @@ func TestLifeVerdict(t *testing.T) {
 }
 
 func TestReadLived(t *testing.T) {
-	out := "afloat-life load 5.10 5.35\nafloat-life transition 5.10 6.60\nafloat-life redirected 4\nafloat-life taint 45056\n[ 1.0] redirected 9\nafloat-life \n"
-	want := Lived{Load: 250 * time.Millisecond, Transition: 1250 * time.Millisecond, Redirected: 4, Taint: 45056, Log: "[ 1.0] redirected 9\nafloat-life \n"}
+	out := "afloat-life load 5.10 5.35\nafloat-life transition 5.10 6.60\nafloat-life redirected 4\nafloat-life taint OEK\n[ 1.0] redirected 9\nafloat-life \n"
+	want := Lived{Load: 250 * time.Millisecond, Transition: 1250 * time.Millisecond, Redirected: 4, Taint: "OEK", Log: "[ 1.0] redirected 9\nafloat-life \n"}
 	if d := cmp.Diff(want, readLived(out)); d != "" {
 		t.Error(d)
 	}
