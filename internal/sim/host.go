@@ -43,7 +43,6 @@ type host struct {
 	heard   uint64 // the newest report that the server has
 	loads   map[converge.Key]int
 	idle    bool // as accounted
-	tainted bool // has had the patch: its next boot may tell
 	// standard is the kernel that boots by default.
 	standard string
 	m        *machine

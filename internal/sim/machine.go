@@ -163,7 +163,7 @@ func (h *host) perform(s *shard, a converge.Action, now time.Duration) {
 func (h *host) remake(a converge.Action) {
 	h.m.made = converge.Made{Nonce: a.Nonce, Generation: h.j.Desired.Generation}
 	h.m.image, h.standard = a.Object, h.group.id.Release
-	h.j, h.have, h.loads, h.tainted = converge.Journal{}, nil, nil, false
+	h.j, h.have, h.loads = converge.Journal{}, nil, nil
 }
 
 // acted is the end of an exchange or a restart.
@@ -182,14 +182,14 @@ func (h *host) acted(s *shard, now time.Duration) {
 
 // goDown ends the boot for a time, or for good.
 func (h *host) goDown(s *shard, now, takes time.Duration) {
+	aim := s.w.blame().target
+	broken := s.w.blamed != "" && h.runs(s.w.blamed) || h.m != nil && aim.Action == policy.Kernel && h.m.next == aim.Name
 	h.down, h.patches, h.modules, h.permit, h.offered = true, nil, nil, nil, nil
 	if h.m != nil {
 		h.m.acting, h.m.probes = nil, 0
 	}
 	h.account(s)
 	s.silent(h, now)
-	aim := s.w.blame().target
-	broken := h.tainted || h.m != nil && aim.Action == policy.Kernel && h.m.next == aim.Name
 	if s.random(h) < s.chance("never-returns", h) || broken && s.hit("breaks-next-boot", h) {
 		h.gone = true
 		return

@@ -18,8 +18,8 @@ import (
 var update = flag.Bool("update", false, "rewrite what the scenarios expect; review the diff")
 
 // TestScenarios plays each file of testdata: prose, policy.yaml, later policies
-// as DURATION.yaml, fleet.yaml, faults (one per line) and want, the story as it
-// must come out.
+// as DURATION.yaml, fleet.yaml, horizon, faults (one per line) and want, the
+// story as it must come out.
 func TestScenarios(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -40,6 +40,11 @@ func scenario(t *testing.T, file string) {
 		part[f.Name] = string(f.Data)
 	}
 	o := Options{Policy: part["policy.yaml"], Seed: 1, Check: true, Horizon: 96 * time.Hour}
+	if text := strings.TrimSpace(part["horizon"]); text != "" {
+		if o.Horizon, err = time.ParseDuration(text); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if o.Fleet, err = ParseFleet([]byte(part["fleet.yaml"])); err != nil {
 		t.Fatal(err)
 	}

@@ -238,7 +238,6 @@ func (s *shard) reached(h *host, now time.Duration) {
 func (s *shard) patched(h *host, d bundle.Digest, now time.Duration) {
 	s.applied++
 	if d == s.w.blamed {
-		h.tainted = true
 		s.took(h, d, now)
 	}
 }
