@@ -51,8 +51,13 @@ func (k *carrier) bootRefusal(n *node, shared string) Refusal {
 }
 
 // bootOnly says that both versions of a function are thrown away after boot.
+// Not so what .meminit holds: a kernel that can add memory keeps it.
 func bootOnly(n *node) bool {
-	return n.pair != nil && discarded(n.section.Name) && discarded(n.pair.section.Name)
+	return n.pair != nil && gone(n.section.Name) && gone(n.pair.section.Name)
+}
+
+func gone(section string) bool {
+	return strings.HasPrefix(section, ".init.") || strings.HasPrefix(section, ".exit.")
 }
 
 // sharedWith names something that a function of boot code and the carried code

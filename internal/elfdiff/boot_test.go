@@ -75,6 +75,12 @@ func TestCompareBootCode(t *testing.T) {
 			old: "&one", new: "&handle", why: "both use two",
 		},
 		{
+			name: "code for memory that is added later",
+			source: `static long work; int f(int a) { return a * 35; }
+				__attribute__((section(".meminit.text"), __noinline__)) int grow(void) { return queue(&queue_a, &work); }`,
+			old: "queue(&queue_a", new: "queue(&queue_b", why: "it runs only at boot",
+		},
+		{
 			name:   "nothing but boot code",
 			source: `int f(int a) { return a * 34; } __init int boot(void) { return queue(&queue_a, 0); }`,
 			old:    "queue_a", new: "queue_b", why: "it runs only at boot",
