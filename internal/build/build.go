@@ -130,7 +130,7 @@ type builder struct {
 	applied *patch.Result
 	units   []kbuild.Unit
 	tables  kit.Tables
-	code    *risk.Code
+	risks   risk.Notes // of vmlinux
 	parts   []*part
 	notes   []string
 }
@@ -275,7 +275,7 @@ func (b *builder) compile(ctx context.Context) error {
 		if b.tables, err = b.Kit.Tables(); err != nil {
 			return err
 		}
-		return b.readCode()
+		return b.readRisks()
 	})
 	if err := group.Wait(); err != nil {
 		return err

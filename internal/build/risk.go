@@ -3,37 +3,56 @@ package build
 import (
 	"bytes"
 	"fmt"
-	"maps"
 	"os"
-	"slices"
+	"path/filepath"
 
 	"afloat/internal/bundle"
 	"afloat/internal/elfdiff"
 	"afloat/internal/kernel"
+	"afloat/internal/kit"
 	"afloat/internal/risk"
 )
 
-// readCode reads who calls whom in the shipped kernel, while objects compile.
-func (b *builder) readCode() error {
+// risksFile is in the kit's cache; its name changes with its format, and with
+// what the notes say.
+const risksFile = "risks-1.json.gz"
+
+// readRisks reads what the shipped kernel's code tells about replacing its
+// functions, while objects compile; once for each kernel out of the code itself.
+func (b *builder) readRisks() error {
+	file := filepath.Join(b.Kit.Cache(), risksFile)
+	if kit.LoadGzip(file, &b.risks) == nil {
+		return nil
+	}
 	f, err := os.Open(b.Kit.Vmlinux())
 	if err != nil {
 		return fmt.Errorf("read kernel: %w", err)
 	}
 	defer f.Close()
-	b.code, err = risk.ReadVmlinux(f, b.tables.Kallsyms)
-	return err
+	code, err := risk.ReadVmlinux(f, b.tables.Kallsyms)
+	if err != nil {
+		return err
+	}
+	b.risks = code.NotesOf("vmlinux")
+	if err := kit.StoreGzip(file, b.risks); err != nil {
+		return fmt.Errorf("keep risks: %w", err)
+	}
+	return nil
 }
 
 // weigh adds to the manifest what a person should weigh before a rollout.
 func (b *builder) weigh(m *bundle.Manifest, modules map[string]*kernel.Module) error {
-	for _, name := range slices.Sorted(maps.Keys(modules)) {
+	notes := map[string]risk.Notes{"vmlinux": b.risks}
+	for name := range modules {
 		object, err := b.shippedModule(name)
 		if err != nil {
 			return err
 		}
-		b.code.AddModule(name, object)
+		notes[name] = risk.ReadModule(name, object).NotesOf(name)
 	}
-	m.Evidence.Risks = b.code.Notes(m.Functions)
+	for _, f := range m.Functions {
+		m.Evidence.Risks = append(m.Evidence.Risks, notes[f.Object].Of(f)...)
+	}
 	config, err := os.Open(b.Kit.Config())
 	if err != nil {
 		return fmt.Errorf("read config: %w", err)

@@ -45,7 +45,7 @@ func LoadIncludes(ctx context.Context, k *kit.Kit, x *Index, progress func(strin
 	if err != nil {
 		return nil, fmt.Errorf("read includes of %s: %w", k.Ref, err)
 	}
-	if err := storeGzip(file, g); err != nil {
+	if err := kit.StoreGzip(file, g); err != nil {
 		return nil, fmt.Errorf("read includes of %s: %w", k.Ref, err)
 	}
 	return g, nil
@@ -53,7 +53,7 @@ func LoadIncludes(ctx context.Context, k *kit.Kit, x *Index, progress func(strin
 
 func readIncludes(file string) (*Includes, error) {
 	var g Includes
-	if err := loadGzip(file, &g); err != nil {
+	if err := kit.LoadGzip(file, &g); err != nil {
 		return nil, err
 	}
 	if len(g.Uses) == 0 {

@@ -2,9 +2,7 @@ package kbuild
 
 import (
 	"bufio"
-	"compress/gzip"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -252,7 +250,7 @@ func writeIndex(file string, units []Unit) error {
 		}
 		s.Units = append(s.Units, su)
 	}
-	return storeGzip(file, s)
+	return kit.StoreGzip(file, s)
 }
 
 // ownFlag finds where the flags begin that differ from object to object.
@@ -260,36 +258,9 @@ func ownFlag(flag string) bool {
 	return strings.HasPrefix(flag, "-DKBUILD_") || strings.HasPrefix(flag, "-D__KBUILD_")
 }
 
-func storeGzip(file string, value any) error {
-	f, err := os.CreateTemp(filepath.Dir(file), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	z := gzip.NewWriter(f)
-	if err := errors.Join(json.NewEncoder(z).Encode(value), z.Close(), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), file)
-}
-
-// loadGzip reads what storeGzip wrote.
-func loadGzip(file string, value any) error {
-	f, err := os.Open(file)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		return err
-	}
-	return json.NewDecoder(z).Decode(value)
-}
-
 func readIndex(file string) ([]Unit, error) {
 	var s stored
-	if err := loadGzip(file, &s); err != nil {
+	if err := kit.LoadGzip(file, &s); err != nil {
 		return nil, err
 	}
 	units := make([]Unit, len(s.Units))

@@ -300,7 +300,7 @@ func TestIncludes(t *testing.T) {
 		}
 	}
 	file := filepath.Join(t.TempDir(), includesFile)
-	if err := storeGzip(file, g); err != nil {
+	if err := kit.StoreGzip(file, g); err != nil {
 		t.Fatal(err)
 	}
 	if again, err := readIncludes(file); err != nil || cmp.Diff(g, again) != "" {

@@ -199,9 +199,10 @@ func startsThread(name string) bool {
 	return false
 }
 
-// AddModule adds a shipped module, a relocatable file with its symbols.
-func (c *Code) AddModule(name string, o *elfdiff.Object) {
-	first := len(c.functions)
+// ReadModule reads the call graph of a shipped module, a relocatable file with
+// its symbols. What it calls of the kernel, or of other modules, is known by name alone.
+func ReadModule(name string, o *elfdiff.Object) *Code {
+	c := &Code{byName: map[string][]int32{}}
 	bySymbol := map[*elfdiff.Symbol]int32{}
 	starts := map[*elfdiff.Section]map[uint64]int32{}
 	for _, s := range o.Symbols {
@@ -225,25 +226,28 @@ func (c *Code) AddModule(name string, o *elfdiff.Object) {
 	}
 	for _, s := range o.Symbols {
 		if i, ok := bySymbol[s]; ok && starts[s.Section][s.Value] == i && c.functions[i].name == s.Name {
-			c.scanModule(o, s, i, starts)
+			c.scanModule(s, i, starts)
 		}
 	}
-	for i := first; i < len(c.functions); i++ {
-		n := c.functions[i].name
-		c.byName[n] = append(c.byName[n], int32(i))
+	for i, f := range c.functions {
+		if f.object == name {
+			c.byName[f.name] = append(c.byName[f.name], int32(i))
+		}
 	}
 	c.settle()
+	return c
 }
 
-func (c *Code) scanModule(o *elfdiff.Object, s *elfdiff.Symbol, i int32, starts map[*elfdiff.Section]map[uint64]int32) {
+func (c *Code) scanModule(s *elfdiff.Symbol, i int32, starts map[*elfdiff.Section]map[uint64]int32) {
 	code := s.Section.Data
 	if code == nil {
 		return
 	}
 	var argument int32 = -1
-	for _, r := range s.Section.Relocs {
-		if r.Offset < s.Value || r.Offset >= s.Value+s.Size || r.Offset < 3 {
-			continue
+	first, _ := slices.BinarySearchFunc(s.Section.Relocs, max(s.Value, 3), func(r elfdiff.Reloc, off uint64) int { return cmp.Compare(r.Offset, off) })
+	for _, r := range s.Section.Relocs[first:] {
+		if r.Offset >= s.Value+s.Size {
+			break
 		}
 		t, ok := c.moduleTarget(r, starts)
 		if !ok {
@@ -268,12 +272,11 @@ func (c *Code) scanModule(o *elfdiff.Object, s *elfdiff.Symbol, i int32, starts 
 // moduleTarget is the function that a module's relocation points at.
 func (c *Code) moduleTarget(r elfdiff.Reloc, starts map[*elfdiff.Section]map[uint64]int32) (int32, bool) {
 	if r.Symbol.Section == nil {
-		for _, i := range c.byName[r.Symbol.Name] {
-			if c.functions[i].object == "vmlinux" {
-				return i, true
-			}
+		if len(c.byName[r.Symbol.Name]) == 0 {
+			c.byName[r.Symbol.Name] = []int32{int32(len(c.functions))}
+			c.functions = append(c.functions, function{name: r.Symbol.Name, entry: true})
 		}
-		return 0, false
+		return c.byName[r.Symbol.Name][0], true
 	}
 	at := r.Symbol.Value + uint64(r.Addend)
 	if elfdiff.PCRelative(r.Type) {

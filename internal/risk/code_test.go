@@ -99,15 +99,12 @@ func elfFile(text []byte) []byte {
 	return b.Bytes()
 }
 
-func notesOf(c *Code, functions ...string) []string {
-	var list []bundle.Function
-	for _, f := range functions {
-		object, name, _ := strings.Cut(f, ":")
-		list = append(list, bundle.Function{Object: object, Name: name})
-	}
+func notesOf(notes Notes, object string, names ...string) []string {
 	var out []string
-	for _, r := range c.Notes(list) {
-		out = append(out, string(r.Kind)+" "+r.Function+": "+r.Why)
+	for _, name := range names {
+		for _, r := range notes.Of(bundle.Function{Object: object, Name: name}) {
+			out = append(out, string(r.Kind)+" "+r.Function+": "+r.Why)
+		}
 	}
 	return out
 }
@@ -118,8 +115,8 @@ func TestNotes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := notesOf(c, "vmlinux:main_loop", "vmlinux:loop_step", "vmlinux:doze", "vmlinux:shared_step", "vmlinux:do_poll", "vmlinux:poll_wait",
-		"vmlinux:vfs_read", "vmlinux:fixed", "vmlinux:schedule", "vmlinux:mutex_lock", "vmlinux:boot", "vmlinux:nowhere", "ext4:doze")
+	got := notesOf(c.NotesOf("vmlinux"), "vmlinux", "main_loop", "loop_step", "doze", "shared_step", "do_poll", "poll_wait",
+		"vfs_read", "fixed", "schedule", "mutex_lock", "boot", "nowhere")
 	want := []string{
 		"stuck vmlinux:main_loop: it is the main function of a kernel thread: while one runs it, the transition cannot end",
 		"stall vmlinux:loop_step: the kernel thread of main_loop waits in it, or below it: no signal wakes it up",
@@ -183,7 +180,7 @@ func TestNotesOfRealKernel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.AddModule("jbd2", module)
+	notes := map[string]Notes{"vmlinux": c.NotesOf("vmlinux"), "jbd2": ReadModule("jbd2", module).NotesOf("jbd2")}
 	for function, kinds := range map[string]string{
 		"vmlinux:kswapd": "stuck", "vmlinux:kauditd_thread": "stuck", "vmlinux:rcu_gp_kthread": "stuck", "vmlinux:worker_thread": "stuck",
 		"vmlinux:schedule": "stuck", "jbd2:kjournald2": "stuck",
@@ -193,7 +190,8 @@ func TestNotesOfRealKernel(t *testing.T) {
 		"vmlinux:version_proc_show": "", "vmlinux:copy_process": "", "vmlinux:ext4_da_write_begin": "", "jbd2:jbd2_journal_add_journal_head": "",
 	} {
 		var got []string
-		for _, n := range notesOf(c, function) {
+		object, name, _ := strings.Cut(function, ":")
+		for _, n := range notesOf(notes[object], object, name) {
 			if kind, _, _ := strings.Cut(n, " "); kind != "untraced-caller" {
 				got = append(got, kind)
 			}
@@ -213,6 +211,6 @@ func FuzzReadVmlinux(f *testing.F) {
 		if err != nil {
 			return
 		}
-		c.Notes([]bundle.Function{{Object: "vmlinux", Name: "fixed"}})
+		c.NotesOf("vmlinux")
 	})
 }

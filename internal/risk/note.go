@@ -11,40 +11,59 @@ import (
 // named is how many names a note lists.
 const named = 5
 
-// Notes says what the code tells about replacing the functions, in their order.
-func (c *Code) Notes(functions []bundle.Function) []bundle.Risk {
+// Notes is what an object's code tells about replacing its functions: by name,
+// for each function of that name in the kernel's order. Functions without a note
+// are left out, and Function is not filled in.
+type Notes map[string][][]bundle.Risk
+
+// NotesOf makes the notes of vmlinux or of a module.
+func (c *Code) NotesOf(object string) Notes {
 	stalls := c.stalls()
-	var out []bundle.Risk
-	for _, f := range functions {
-		for _, i := range c.find(f) {
-			if s, ok := stalls[i]; ok {
-				kind := bundle.RiskStall
-				if s.always {
-					kind = bundle.RiskStuck
-				}
-				out = append(out, bundle.Risk{Kind: kind, Function: f.Object + ":" + f.Name, Why: s.why})
+	out := Notes{}
+	for name, all := range c.byName {
+		var lists [][]bundle.Risk
+		some := false
+		for _, i := range all {
+			if c.functions[i].object != object {
+				continue
 			}
-			if why := c.untraced(i); why != "" {
-				out = append(out, bundle.Risk{Kind: bundle.RiskUntraced, Function: f.Object + ":" + f.Name, Why: why})
-			}
+			list := c.notes(i, stalls)
+			lists, some = append(lists, list), some || len(list) > 0
+		}
+		if some {
+			out[name] = lists
 		}
 	}
 	return out
 }
 
-// find is the function that a live patch replaces, or each that it may be where
-// several share the name and the position does not tell.
-func (c *Code) find(f bundle.Function) []int32 {
-	var all []int32
-	for _, i := range c.byName[f.Name] {
-		if c.functions[i].object == f.Object {
-			all = append(all, i)
+func (c *Code) notes(i int32, stalls stalls) []bundle.Risk {
+	var out []bundle.Risk
+	if s, ok := stalls[i]; ok {
+		kind := bundle.RiskStall
+		if s.always {
+			kind = bundle.RiskStuck
 		}
+		out = append(out, bundle.Risk{Kind: kind, Why: s.why})
 	}
-	if f.Sympos > 0 && f.Sympos <= len(all) {
-		return all[f.Sympos-1 : f.Sympos]
+	if why := c.untraced(i); why != "" {
+		out = append(out, bundle.Risk{Kind: bundle.RiskUntraced, Why: why})
 	}
-	return all
+	return out
+}
+
+// Of is what there is to say about a function that a live patch replaces; about
+// each that it may be, where several share the name and the position does not tell.
+func (n Notes) Of(f bundle.Function) []bundle.Risk {
+	lists := n[f.Name]
+	if f.Sympos > 0 && f.Sympos <= len(lists) {
+		lists = lists[f.Sympos-1 : f.Sympos]
+	}
+	out := slices.Concat(lists...)
+	for i := range out {
+		out[i].Function = f.Object + ":" + f.Name
+	}
+	return out
 }
 
 // untraced names the callers that ftrace cannot redirect: a fix that is theirs
@@ -52,7 +71,8 @@ func (c *Code) find(f bundle.Function) []int32 {
 func (c *Code) untraced(i int32) string {
 	var names []string
 	for _, from := range c.functions[i].callers {
-		if f := c.functions[from]; !f.entry && !f.boot {
+		// What the compiler moved out of a function (.cold) is replaced with it.
+		if f := c.functions[from]; !f.entry && !f.boot && !strings.Contains(f.name, ".cold") {
 			names = append(names, f.name)
 		}
 	}
