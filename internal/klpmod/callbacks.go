@@ -48,17 +48,18 @@ func (l *linker) callbackSets(t *Target) []elfdiff.Callbacks {
 func (l *linker) addCallbacks(t *Target, table *elfdiff.Chunk, at int, exit *elfdiff.Chunk) {
 	sets := l.callbackSets(t)
 	var calls [elfdiff.CallbackKinds]*elfdiff.Chunk
-	calls[elfdiff.PrePatch] = l.prePatch(t, sets, exit)
+	var forget *elfdiff.Chunk
+	if !l.forgets() || len(functionsOf(sets, elfdiff.PrePatch)) > 0 {
+		forget = l.forgetter(t, exit)
+	}
+	calls[elfdiff.PrePatch] = l.prePatch(t, sets, forget, exit)
 	for _, kind := range []elfdiff.CallbackKind{elfdiff.PostPatch, elfdiff.PreUnpatch, elfdiff.PostUnpatch} {
 		list := functionsOf(sets, kind)
 		if kind != elfdiff.PostPatch {
 			slices.Reverse(list)
 		}
-		if kind == elfdiff.PostUnpatch {
-			// Last: the author's functions still use what it empties.
-			if forget := l.forgetter(t, exit); forget != nil {
-				list = append(list, forget)
-			}
+		if kind == elfdiff.PostUnpatch && forget != nil && !l.forgets() {
+			list = append(list, forget) // last: the author's functions still use what it empties
 		}
 		calls[kind] = l.chain(fmt.Sprintf("klp_%s_%s", kind, t.Object), list)
 	}
@@ -122,7 +123,8 @@ func (l *linker) chain(name string, list []*elfdiff.Chunk) *elfdiff.Chunk {
 }
 
 // prePatch returns a function that calls the sets' pre_patch functions until
-// one fails, and then the post_unpatch functions of the sets before it.
+// one fails, and then the post_unpatch functions of the sets before it, and
+// forget if that is not nil.
 //
 //	endbr64
 //	push %rbx
@@ -138,17 +140,18 @@ func (l *linker) chain(name string, list []*elfdiff.Chunk) *elfdiff.Chunk {
 //	fail of set N:
 //	mov  %rbx, %rdi     for each set from N-1 down to 0 with a post_unpatch
 //	call POST
+//	call FORGET
 //	end:
 //	mov  %ebp, %eax
 //	pop  %rbp
 //	pop  %rbx
 //	jmp  cleanup_module+4
-func (l *linker) prePatch(t *Target, sets []elfdiff.Callbacks, exit *elfdiff.Chunk) *elfdiff.Chunk {
+func (l *linker) prePatch(t *Target, sets []elfdiff.Callbacks, forget, exit *elfdiff.Chunk) *elfdiff.Chunk {
 	first := slices.IndexFunc(sets, func(s elfdiff.Callbacks) bool { return s.Functions[elfdiff.PrePatch].Code != nil })
 	if first < 0 {
 		return nil
 	}
-	if pre := functionsOf(sets, elfdiff.PrePatch); len(pre) == 1 && len(functionsOf(sets[:first], elfdiff.PostUnpatch)) == 0 {
+	if pre := functionsOf(sets, elfdiff.PrePatch); len(pre) == 1 && len(functionsOf(sets[:first], elfdiff.PostUnpatch)) == 0 && forget == nil {
 		return pre[0]
 	}
 	c := generated("klp_pre_patch_" + t.Object)
@@ -172,6 +175,9 @@ func (l *linker) prePatch(t *Target, sets []elfdiff.Callbacks, exit *elfdiff.Chu
 		if f := sets[i-1].Functions[elfdiff.PostUnpatch].Code; f != nil {
 			emit(c, []byte{0x48, 0x89, 0xdf, 0xe8, 0, 0, 0, 0}, to(4, f, 0))
 		}
+	}
+	if forget != nil {
+		emit(c, []byte{0xe8, 0, 0, 0, 0}, to(1, forget, 0))
 	}
 	land(c, end)
 	emit(c, []byte{0x89, 0xe8, 0x5d, 0x5b, 0xe9, 0, 0, 0, 0, 0xcc}, to(5, exit, len(endbr64)))

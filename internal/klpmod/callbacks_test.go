@@ -156,6 +156,36 @@ func TestCallbackThenForget(t *testing.T) {
 	}
 }
 
+// TestRefusalThenForget: a module that a pre_patch refuses may be loaded
+// again, on kernels that empty the places otherwise and on those that do not.
+func TestRefusalThenForget(t *testing.T) {
+	clears := identified(testKernel())
+	clears.Kallsyms = kernel.NewKallsyms(append(clears.Kallsyms.All(), kernel.Symbol{Addr: image + 0x2000, Type: 'T', Name: "clear_relocate_add"}))
+	for name, k := range map[string]Kernel{"older": identified(testKernel()), "newer": clears} {
+		for _, refuses := range []uint32{0, 9} {
+			spec := forgettingSpec(k)
+			spec.Targets[1].Parts[0] = withCallbacks(spec.Targets[1].Parts[0], 0, "v", "p")
+			ko, _, err := Link(spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := load(t, ko, k)
+			said, result, err := runCallback(m, k, 1, elfdiff.PrePatch, map[string]uint32{"1p": refuses})
+			if err != nil || result != uint64(refuses) || len(said) != 1 && refuses == 0 {
+				t.Errorf("%s: called %v, result %d, %v", name, said, result, err)
+			}
+			if empty := m.word(t, m.symbols["pointers"]+8) == 0; empty != (refuses != 0) {
+				t.Errorf("%s: result %d, and the places are empty: %t", name, refuses, empty)
+			}
+			if refuses != 0 {
+				for _, again := range m.late {
+					again() // fails on a place that is not empty
+				}
+			}
+		}
+	}
+}
+
 // TestCallbacksAlone: an object may have callbacks and nothing that is replaced.
 func TestCallbacksAlone(t *testing.T) {
 	k := identified(testKernel())

@@ -11,7 +11,9 @@ import (
 // loaded, but find the places filled in already from the time before, and refuse
 // to load it ("existing value is nonzero"). So on these the live patch empties
 // the places itself, in the callback that the kernel calls when it has taken the
-// patch off a module. Later kernels do the same in clear_relocate_add.
+// patch off a module. Later kernels do the same in clear_relocate_add, but not
+// when an author's pre_patch refuses a module that is being loaded (seen on 6.12):
+// then the places are emptied here on these too.
 
 const (
 	fieldEntry = 16 // bytes of a table entry: address and width of a place
@@ -45,7 +47,7 @@ func (l *linker) forgets() bool { return len(l.spec.Kernel.Kallsyms.Lookup("clea
 // there are no places to empty.
 func (l *linker) forgetter(t *Target, exit *elfdiff.Chunk) *elfdiff.Chunk {
 	fields := l.fields(t)
-	if t.Object == vmlinux || len(fields.Relocs) == 0 || l.forgets() {
+	if t.Object == vmlinux || len(fields.Relocs) == 0 || l.forgets() && !l.canForget() {
 		return nil
 	}
 	if !l.canForget() {

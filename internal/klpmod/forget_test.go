@@ -127,7 +127,15 @@ func (p *processor) run(pc uint64) (uint64, error) {
 
 // call does what the kernel's function at an address does.
 func (p *processor) call(to uint64) error {
-	if name := p.m.symbolAt(to); p.m.symbols[name] == to {
+	name := p.m.symbolAt(to)
+	switch {
+	case strings.HasPrefix(name, "klp_forget_"):
+		end, err := p.run(to)
+		if err == nil && end != p.m.symbols["cleanup_module"]+4 {
+			err = fmt.Errorf("%s leaves to %#x", name, end)
+		}
+		return err
+	case p.m.symbols[name] == to:
 		p.said = append(p.said, fmt.Sprintf("%s(%d)", name, p.rdi))
 		p.rax, p.rdi, p.rsi, p.rdx = uint64(p.results[name]), 0xdead, 0xdead, 0xdead
 		return nil
