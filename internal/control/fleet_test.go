@@ -3,7 +3,6 @@ package control
 import (
 	"encoding/json"
 	"fmt"
-	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -15,9 +14,17 @@ import (
 	"afloat/internal/wire"
 )
 
+// tester is what both testing.T and rapid.T do.
+type tester interface {
+	Helper()
+	Errorf(format string, args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
 // lab is a small fleet whose hosts obey, and a caller that does its duties.
 type lab struct {
-	t     *testing.T
+	t     tester
 	s     *State
 	v     *View
 	now   time.Time
@@ -46,7 +53,7 @@ func digest(c byte) bundle.Digest {
 	return "sha256:" + bundle.Digest(b)
 }
 
-func newLab(t *testing.T, n int) *lab {
+func newLab(t tester, n int) *lab {
 	l := &lab{t: t, s: New(), v: NewView(), now: time.Date(2026, 11, 21, 9, 0, 0, 0, time.UTC), hosts: map[fleet.HostID]*guest{}}
 	for i := range n {
 		l.join(fleet.HostID(fmt.Sprintf("h%d", i+1)), fleet.Labels{"env": "prod", "rack": fmt.Sprintf("r%d", i%4)})

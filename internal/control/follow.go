@@ -1,6 +1,8 @@
 package control
 
 import (
+	"cmp"
+
 	"afloat/internal/health"
 	"afloat/internal/rollout"
 	"afloat/internal/wire"
@@ -101,8 +103,10 @@ func followsBack(h *Host, r wire.Report) (rollout.HostPhase, string) {
 	case h.Act.Off && h.Act.Was == "" && r.Nonce == h.Act.Nonce && !r.Out && (settled(r.Phase) && back || lost): // nothing to go back to
 		return rollout.Reverted, clip(r.Reason)
 	case h.Act.Off && h.Act.Was == "" && r.Nonce == h.Act.Nonce:
-	case !h.Act.Off && (lost || settled(r.Phase) && h.Act.done(r)):
+	case !h.Act.Off && settled(r.Phase) && h.Act.done(r):
 		return rollout.Reverted, clip(r.Reason)
+	case !h.Act.Off && (lost || settled(r.Phase) && r.Nonce == h.Act.Nonce && h.Act.astray(r) != ""):
+		return rollout.Failed, clip("on the way back: " + cmp.Or(r.Reason, h.Act.astray(r)))
 	case h.Act.Off && r.Nonce == h.Act.Nonce && settled(r.Phase) && !r.Out:
 		return rollout.Soaking, "it had acted before it was called off"
 	case h.Act.Off && r.Nonce != h.Act.Nonce && (lost || settled(r.Phase) && !r.Out):
@@ -120,15 +124,14 @@ func (d *Act) astray(r wire.Report) string {
 }
 
 // failing is the order for a host that failed: to be what it was, as far as
-// that takes no further action. One that is not fit to serve stays out.
+// that takes no further action. Whether it is fit to serve is for its own probes
+// to say: until they pass it stays out of rotation.
 func (t *turn) failing(m Move, h *Host, r wire.Report) Move {
 	m.Live = t.restores(h)
 	if h.Act == nil {
 		return m
 	}
-	acted := r.Nonce == h.Act.Nonce
-	m.Out = acted && r.Out
-	if e, ok := t.v.catalog[m.Live]; ok && acted && e.Manifest.Kernel.Mismatch(r.Kernel) != "" {
+	if e, ok := t.v.catalog[m.Live]; ok && r.Nonce == h.Act.Nonce && e.Manifest.Kernel.Mismatch(r.Kernel) != "" {
 		m.Live = ""
 	}
 	return m

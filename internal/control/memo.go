@@ -210,12 +210,14 @@ func (m *memo) planner(r *rollout.Rollout, now time.Time) *planner {
 
 // back is the planner of a rollout's way back.
 func (m *memo) back(r *rollout.Rollout, now time.Time) *planner {
-	key := r.ID + " back"
+	key := backKey(r)
 	if p := m.planners[key]; p != nil {
 		return p
 	}
 	return m.fill(key, &planner{Planner: plan.New(backwards(r.Policy)), rollout: r, back: true}, now)
 }
+
+func backKey(r *rollout.Rollout) string { return r.ID + " back" }
 
 // fill tells a new planner of all hosts.
 func (m *memo) fill(key string, p *planner, now time.Time) *planner {
@@ -360,6 +362,9 @@ func (m *memo) soon(t time.Time) {
 func (m *memo) look(r *rollout.Rollout, now time.Time) *watch {
 	w := &watch{}
 	p := m.planners[r.ID]
+	if p == nil {
+		p = m.planners[backKey(r)]
+	}
 	limit := now.Add(-r.Policy.Timeouts.Silent).UnixNano()
 	oldest := now.UnixNano() // of those that are heard
 	for i := range m.hosts {

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"slices"
 	"time"
 
 	"afloat/internal/bundle"
@@ -16,14 +17,17 @@ type Record struct {
 	Seq uint64    `json:"seq"`
 	At  time.Time `json:"at"`
 	// A record holds one kind of thing only, so the parts never depend on each other.
-	Command *Command     `json:"command,omitempty"`
-	Adopts  []Adopt      `json:"adopts,omitempty"`
-	Owes    []Owes       `json:"owes,omitempty"`
-	Payoffs []Payoff     `json:"payoffs,omitempty"`
-	Crashes []CrashEvent `json:"crashes,omitempty"`
-	Moves   []Move       `json:"moves,omitempty"`
-	Waves   []WaveEvent  `json:"waves,omitempty"`
-	Changes []Change     `json:"changes,omitempty"`
+	Command *Command `json:"command,omitempty"`
+	Adopts  []Adopt  `json:"adopts,omitempty"`
+	Owes    []Owes   `json:"owes,omitempty"`
+	Payoffs []Payoff `json:"payoffs,omitempty"`
+	// Drops are hosts told to take off a live patch that was reverted, though
+	// another rollout has them.
+	Drops   []fleet.HostID `json:"drops,omitempty"`
+	Crashes []CrashEvent   `json:"crashes,omitempty"`
+	Moves   []Move         `json:"moves,omitempty"`
+	Waves   []WaveEvent    `json:"waves,omitempty"`
+	Changes []Change       `json:"changes,omitempty"`
 }
 
 // maxHosts and maxCrashes bound a record: with host ids and texts of the
@@ -36,12 +40,12 @@ const (
 // Empty says that nothing was decided: there is nothing to append.
 func (r Record) Empty() bool {
 	return r.Command == nil && len(r.Adopts) == 0 && len(r.Crashes) == 0 && len(r.Moves) == 0 &&
-		len(r.Waves) == 0 && len(r.Changes) == 0 && len(r.Owes) == 0 && len(r.Payoffs) == 0
+		len(r.Waves) == 0 && len(r.Changes) == 0 && len(r.Owes) == 0 && len(r.Payoffs) == 0 && len(r.Drops) == 0
 }
 
 // Hosts are the hosts whose Desired this record may have changed: nudge them.
 func (r Record) Hosts() []fleet.HostID {
-	var out []fleet.HostID
+	out := slices.Clone(r.Drops)
 	for _, a := range r.Adopts {
 		out = append(out, a.Host)
 	}
@@ -88,9 +92,7 @@ type Move struct {
 	// Live is what the hosts are told to run, for the moves that tell (Orders).
 	Live bundle.Digest `json:"live,omitempty"`
 	// Act is what they are told to do; none calls off what they were told before.
-	Act *Act `json:"act,omitempty"`
-	// Out: they are told to stay out of rotation.
-	Out    bool   `json:"out,omitempty"`
+	Act    *Act   `json:"act,omitempty"`
 	Reason string `json:"reason,omitempty"`
 	// Booted is what the end of an ordered boot proved.
 	Booted *Booted        `json:"booted,omitempty"`
@@ -101,7 +103,7 @@ type Move struct {
 
 // like says whether two moves differ in nothing but their hosts.
 func (m Move) like(o Move) bool {
-	return o.Rollout == m.Rollout && o.Wave == m.Wave && o.To == m.To && o.Live == m.Live && o.Reason == m.Reason && o.Out == m.Out && same(o.Act, m.Act) && same(o.Booted, m.Booted)
+	return o.Rollout == m.Rollout && o.Wave == m.Wave && o.To == m.To && o.Live == m.Live && o.Reason == m.Reason && same(o.Act, m.Act) && same(o.Booted, m.Booted)
 }
 
 // Orders says whether the move changes what the hosts are told.

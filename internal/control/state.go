@@ -36,8 +36,6 @@ type Host struct {
 	Prev bundle.Digest `json:"prev,omitempty"`
 	// Act is what it is told to do beyond that, nil for nothing.
 	Act *Act `json:"act,omitempty"`
-	// Out: it is told to stay out of rotation.
-	Out bool `json:"out,omitempty"`
 	// Rollout that took it last, "" for none, with its place there.
 	Rollout string            `json:"rollout,omitempty"`
 	Phase   rollout.HostPhase `json:"phase,omitempty"`
@@ -126,7 +124,7 @@ func (s *State) Host(id fleet.HostID) Host {
 // taken stays what it settled on.
 func (s *State) Desired(id fleet.HostID) wire.Desired {
 	h := s.Host(id)
-	d := wire.Desired{Version: wire.Version, Host: id, Generation: max(1, h.Generation), Rollout: h.Rollout, Live: h.Live, Out: h.Out}
+	d := wire.Desired{Version: wire.Version, Host: id, Generation: max(1, h.Generation), Rollout: h.Rollout, Live: h.Live}
 	h.Act.fill(&d)
 	return d
 }
@@ -177,6 +175,11 @@ func (s *State) apply(r Record) error {
 	}
 	for _, o := range r.Owes {
 		s.host(o.Host).booted(o.Boot, o.Live, r.At)
+	}
+	for _, id := range r.Drops {
+		h := s.host(id)
+		h.Generation++
+		h.Live, h.Prev = "", ""
 	}
 	for _, p := range r.Payoffs {
 		if err := s.applyPayoff(p, r.At); err != nil {
@@ -350,7 +353,7 @@ func (h *Host) move(r *rollout.Rollout, m Move, at time.Time) {
 	}
 	if m.Orders() {
 		h.Generation++
-		h.Live, h.Out = m.Live, m.Out
+		h.Live = m.Live
 		h.Act = h.ordered(m)
 	}
 	h.strike(r, m, h.Phase, at)

@@ -1,7 +1,10 @@
 package control
 
 import (
+	"slices"
+
 	"afloat/internal/bundle"
+	"afloat/internal/fleet"
 	"afloat/internal/plan"
 	"afloat/internal/policy"
 	"afloat/internal/rollout"
@@ -34,6 +37,7 @@ func (t *turn) unwindAll(r *rollout.Rollout) (left bool) {
 		}
 		h := t.s.hosts[id]
 		if h == nil || h.Rollout != r.ID {
+			left = t.drop(r, id, h) || left
 			continue
 		}
 		phase := r.HostPhase(h.Phase, h.Wave)
@@ -49,6 +53,20 @@ func (t *turn) unwindAll(r *rollout.Rollout) (left bool) {
 		}
 	}
 	return left
+}
+
+// drop takes the rollout's live patch off a host that another rollout has by
+// now, for a boot or a restart, or because it went back to that patch. It says
+// whether the host has it yet.
+func (t *turn) drop(r *rollout.Rollout, id fleet.HostID, h *Host) bool {
+	if h == nil || h.Live == "" || r.Phase != rollout.PhaseReverting || !slices.Contains(r.Bundles, h.Live) {
+		return false
+	}
+	if other := t.s.rollouts[h.Rollout]; !h.Phase.Acting() && (other == nil || other.Phase != rollout.PhaseReverting) {
+		t.hosts++
+		t.rec.Drops = append(t.rec.Drops, id)
+	}
+	return true
 }
 
 // goesBack says whether a host must be taken back.

@@ -54,6 +54,7 @@ var transitions = slices.Concat(
 	enter(Done, "wave over", Soaking),
 	enter(Failed, "host reports failed or refused, or never came back", Admitted, Applying, Draining, Rebooting, Verifying, Warming),
 	enter(Failed, "host lost the target", Soaking, Done),
+	enter(Failed, "host cannot go back to what it was", Reverting),
 	enter(Waiting, "another try", Failed),
 	enter(Reverting, "abort, revert or withdrawal", Admitted, Applying, Draining),
 	enter(Reverting, "revert or withdrawal", Rebooting, Verifying, Warming, Soaking, Done, Failed),
