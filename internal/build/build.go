@@ -299,6 +299,7 @@ func (b *builder) compare(ctx context.Context) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
+	elfdiff.SettleBoot(b.diffs())
 	var differ []*part
 	var refusals []elfdiff.Refusal
 	for _, p := range b.parts {
@@ -317,6 +318,14 @@ func (b *builder) compare(ctx context.Context) error {
 		return ErrUnchanged
 	}
 	return nil
+}
+
+func (b *builder) diffs() []*elfdiff.Diff {
+	var out []*elfdiff.Diff
+	for _, p := range b.parts {
+		out = append(out, p.diff)
+	}
+	return out
 }
 
 func (p *part) compare(o elfdiff.Options) error {

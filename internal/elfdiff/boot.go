@@ -34,6 +34,7 @@ func (k *carrier) settleBoot() {
 			k.c.refuse(k.bootRefusal(n, shared))
 			continue
 		}
+		k.c.diff.boot = append(k.c.diff.boot, k.outward(n))
 		k.c.diff.NextBoot = append(k.c.diff.NextBoot, Func{Name: n.pair.name, Size: n.size, Source: k.c.patched.object.declared(n.symbol), Original: n.pair.symbol})
 		k.c.diff.Notes = append(k.c.diff.Notes, fmt.Sprintf("%s runs only at boot and has run: its change takes effect with the next boot of a kernel that has it", n.name))
 	}
@@ -48,6 +49,75 @@ func (k *carrier) bootRefusal(n *node, shared string) Refusal {
 		r.Hint = "leave this change out if the rest does not need it; what must happen now belongs into a callback"
 	}
 	return r
+}
+
+// bootCode is what other objects may share with a function of NextBoot.
+type bootCode struct {
+	name      string
+	variables map[string]bool // that it leads to, of this object and of others
+	functions map[string]bool
+	refusal   Refusal
+}
+
+// outward lists the names by which boot code and other objects may know the same.
+func (k *carrier) outward(n *node) bootCode {
+	b := bootCode{name: n.name, variables: map[string]bool{}, functions: map[string]bool{}}
+	b.refusal = k.bootRefusal(n, "")
+	for _, r := range []*reach{newReach(false), newReach(true)} {
+		if r.patched {
+			r.enter(n)
+		} else {
+			r.enter(n.pair)
+		}
+		for id, name := range r.led {
+			node, ok := id.(*node)
+			switch {
+			case !ok:
+				b.variables[name] = true
+			case node.symbol == nil || node.symbol.Local():
+			case node.function():
+				b.functions[node.name] = true
+			case node.variable():
+				b.variables[node.name] = true
+			}
+		}
+		for name := range r.calls {
+			b.functions[name] = true
+		}
+	}
+	return b
+}
+
+// SettleBoot compares the boot code that one object's Diff leaves to the next
+// boot with what the others of the same patch carry, and refuses it if they have
+// a variable or a function in common.
+func SettleBoot(diffs []*Diff) {
+	for _, d := range diffs {
+		for _, b := range d.boot {
+			for _, other := range diffs {
+				if shared := b.sharedBy(other); other != d && shared != "" {
+					r := b.refusal
+					r.Why = "it ran at boot in its old form, and the rest of the patch may rely on the new one: both use " + shared
+					d.Refusals = append(d.Refusals, r)
+					break
+				}
+			}
+		}
+	}
+}
+
+func (b bootCode) sharedBy(d *Diff) string {
+	for _, f := range slices.Concat(d.Changed, d.New) {
+		if b.functions[f.Name] {
+			return f.Name
+		}
+	}
+	for _, e := range d.Externals {
+		if b.variables[e.Name] && !e.Local {
+			return e.Name
+		}
+	}
+	return ""
 }
 
 // bootOnly says that both versions of a function are thrown away after boot.
@@ -89,10 +159,11 @@ type reach struct {
 	uses    map[any]string // variables that the functions, and those they call, refer to: identity to name
 	led     map[any]string // all that any reference leads to, from there on; the name of a variable, "" for the rest
 	ran     map[*node]bool
+	calls   map[string]bool // functions of other objects that any of it calls
 }
 
 func newReach(patched bool) *reach {
-	return &reach{patched: patched, uses: map[any]string{}, led: map[any]string{}, ran: map[*node]bool{}}
+	return &reach{patched: patched, uses: map[any]string{}, led: map[any]string{}, ran: map[*node]bool{}, calls: map[string]bool{}}
 }
 
 // identity is one value for both nodes of a pair.
@@ -148,6 +219,8 @@ func (r *reach) lead(n *node) {
 				r.lead(u.ref.node.head())
 			case !u.branch && !ambient(u.ref.symbol.Name):
 				r.led[u.ref.symbol.Name] = u.ref.symbol.Name
+			case u.branch:
+				r.calls[u.ref.symbol.Name] = true
 			}
 		}
 	}

@@ -112,6 +112,44 @@ func TestCompareBootCode(t *testing.T) {
 	}
 }
 
+// The rest of the patch may be in another object.
+func TestSettleBoot(t *testing.T) {
+	boot := `int local(int a) { return a * 35; } long limit; extern int setup(void); __init int boot(void) { limit = 7; counter = 8; return setup(); }`
+	for _, tt := range []struct{ name, other, shared string }{
+		{"nothing in common", `int f(int a) { return printk("f") + a * 35; }`, ""},
+		{"a variable of the boot code's object", `extern long limit; int f(int a) { return limit + a * 35; }`, "limit"},
+		{"a variable of a third object", `int f(int a) { return counter + a * 35; }`, "counter"},
+		{"a function that boot code calls", `int setup(void) { return printk("f") * 35; }`, "setup"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var diffs []*Diff
+			for _, source := range []string{boot, tt.other} {
+				patched := strings.NewReplacer("35", "37", "limit = 7", "limit = 9").Replace(source)
+				d, err := Compare(read(t, compile(t, bootPrelude+source)), read(t, compile(t, bootPrelude+patched)), Options{BuiltIn: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(d.Refusals) > 0 || len(d.Changed) != 1 {
+					t.Fatalf("refused %v, changed %v", d.Refusals, names(d.Changed))
+				}
+				diffs = append(diffs, d)
+			}
+			SettleBoot(diffs)
+			refused := slices.Concat(diffs[0].Refusals, diffs[1].Refusals)
+			if tt.shared == "" {
+				if len(refused) > 0 {
+					t.Errorf("refused %v", refused)
+				}
+				return
+			}
+			if len(refused) != 1 || refused[0].Symbol != "boot" || !strings.HasSuffix(refused[0].Why, "both use "+tt.shared) {
+				t.Errorf("refused %v, want boot for %s", refused, tt.shared)
+			}
+		})
+	}
+}
+
 // The number in the name of a type's place counts lines and other such places.
 func TestCompareTypeNumbers(t *testing.T) {
 	source := prelude + `asm(".pushsection .BTF_ids,\"a\"\n.local __BTF_ID__struct__thing__NUMBER\n.type __BTF_ID__struct__thing__NUMBER,@object\n"

@@ -38,6 +38,7 @@ type Diff struct {
 	Callbacks []Callbacks `json:"callbacks,omitempty"`
 	States    []State     `json:"states,omitempty"`
 	Waivers   []*Waiver   `json:"waivers,omitempty"`
+	boot      []bootCode  // one for each of NextBoot
 	// Refusals is empty if and only if the Diff may be linked.
 	Refusals []Refusal `json:"refusals"`
 	// Notes are facts that a reviewer should know, as sentences.
