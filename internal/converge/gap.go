@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"afloat/internal/bundle"
@@ -16,7 +17,7 @@ import (
 // without callbacks that undo something.
 type Trail struct {
 	States []bundle.State `json:"states,omitempty"`
-	// Undoes are its pre_unpatch and post_unpatch callbacks, as "object kind function".
+	// Undoes are its pre_unpatch and post_unpatch callbacks, as "object kind function file".
 	Undoes []string `json:"undoes,omitempty"`
 	// Series is the hash of its diffs, in order.
 	Series string `json:"series,omitempty"`
@@ -35,7 +36,8 @@ func undoing(m *bundle.Manifest) []string {
 	var out []string
 	for _, c := range m.Callbacks {
 		if c.Kind == "pre_unpatch" || c.Kind == "post_unpatch" {
-			out = append(out, c.Object+" "+c.Kind+" "+c.Function)
+			file, _, _ := strings.Cut(c.Source, ":") // lines move
+			out = append(out, strings.TrimSpace(c.Object+" "+c.Kind+" "+c.Function+" "+file))
 		}
 	}
 	return out

@@ -13,6 +13,11 @@ func TestHinders(t *testing.T) {
 	a, b := bundle.Source{SHA256: "aa"}, bundle.Source{SHA256: "bb"}
 	undo := bundle.Callback{Object: "vmlinux", Kind: "post_unpatch", Function: "undo"}
 	begin := bundle.Callback{Object: "vmlinux", Kind: "pre_patch", Function: "begin"}
+	at := func(source string) bundle.Callback {
+		c := undo
+		c.Source = source
+		return c
+	}
 	state := func(version uint32) []bundle.State { return []bundle.State{{ID: 0xaf, Version: version}} }
 	for _, tc := range []struct {
 		name     string
@@ -23,6 +28,8 @@ func TestHinders(t *testing.T) {
 		{"callbacks that undo nothing", bundle.Manifest{Callbacks: []bundle.Callback{begin}}, bundle.Manifest{}, ""},
 		{"a callback that is not there", bundle.Manifest{Sources: []bundle.Source{a, b}, Callbacks: []bundle.Callback{undo}}, bundle.Manifest{Sources: []bundle.Source{a}}, `callback "vmlinux post_unpatch undo"`},
 		{"a callback that both have", bundle.Manifest{Sources: []bundle.Source{a, b}, Callbacks: []bundle.Callback{undo}}, bundle.Manifest{Sources: []bundle.Source{a}, Callbacks: []bundle.Callback{begin, undo}}, ""},
+		{"a callback whose line moved", bundle.Manifest{Sources: []bundle.Source{a}, Callbacks: []bundle.Callback{at("fs/x.c:7")}}, bundle.Manifest{Callbacks: []bundle.Callback{at("fs/x.c:9")}}, ""},
+		{"a callback of that name in another file", bundle.Manifest{Sources: []bundle.Source{a}, Callbacks: []bundle.Callback{at("fs/x.c:7")}}, bundle.Manifest{Callbacks: []bundle.Callback{at("fs/y.c:7")}}, "callback"},
 		{"built on it", bundle.Manifest{Sources: []bundle.Source{a}, Callbacks: []bundle.Callback{undo}}, bundle.Manifest{Sources: []bundle.Source{a, b}}, ""},
 		{"the same diffs in another order", bundle.Manifest{Sources: []bundle.Source{a, b}, Callbacks: []bundle.Callback{undo}}, bundle.Manifest{Sources: []bundle.Source{b, a}}, "callback"},
 		{"built on it, without the state", bundle.Manifest{Sources: []bundle.Source{a}, States: state(1)}, bundle.Manifest{Sources: []bundle.Source{a, b}}, "does not know state 0xaf"},
