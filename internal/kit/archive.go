@@ -130,7 +130,7 @@ type Offer struct {
 	Ref     Ref
 	Package string // version of the image package
 	// Source says that the archive has the same version of its source, without
-	// which no kit can be made.
+	// which no kit can be made; that of the rt flavours is in no package.
 	Source bool
 }
 
@@ -165,7 +165,7 @@ func offers(refs []Ref, madison string) []Offer {
 		if len(images) == 0 {
 			continue
 		}
-		list = append(list, Offer{Ref: r, Package: images[0], Source: slices.Contains(parseMadison(madison, p.source()), images[0]) &&
+		list = append(list, Offer{Ref: r, Package: images[0], Source: r.Flavour() != realTime && slices.Contains(parseMadison(madison, p.source()), images[0]) &&
 			slices.Contains(parseMadison(madison, p.headers()), images[0])})
 	}
 	return list

@@ -91,8 +91,39 @@ func TestOffers(t *testing.T) {
 	if d := cmp.Diff(want, offers(refs, madisonOutput)); d != "" {
 		t.Error(d)
 	}
+	rt := offers([]Ref{{"debian", "6.1.0-10-rt-amd64", ""}}, strings.ReplaceAll(madisonOutput, "10-amd64", "10-rt-amd64"))
+	if len(rt) != 1 || rt[0].Source {
+		t.Errorf("the rt flavour is offered as %+v, but its source is in no package", rt)
+	}
 	if _, err := parseAvailable(""); !errors.Is(err, ErrNoArchive) {
 		t.Errorf("error %v, want ErrNoArchive", err)
+	}
+}
+
+// An archive drops old kernels: that is told before anything is made, with what it has.
+func TestVanishedKernel(t *testing.T) {
+	bin := t.TempDir()
+	script := "#!/bin/sh\ncase $1 in search) cat <<'E'\n" + searchOutput + "E\n;; madison) cat <<'E'\n" + madisonOutput + "E\n;; esac\n"
+	if err := os.WriteFile(filepath.Join(bin, "apt-cache"), []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	c := &Cache{Dir: t.TempDir()}
+	have := []Ref{{"debian", "6.1.0-10-amd64", ""}}
+	for name, what := range map[string]string{
+		"debian:6.1.0-8-amd64":           "linux-image-6.1.0-8-amd64",
+		"debian:6.1.0-10-amd64=6.1.37-1": "linux-image-6.1.0-10-amd64=6.1.37-1",
+		"debian:6.1.0-9-amd64":           "linux-headers-6.1.0-9-amd64=6.1.27-1", // the image is there, but nothing else of its version
+	} {
+		ref, err := ParseRef(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.resolve(t.Context(), ref)
+		gone, ok := errors.AsType[*NotInArchiveError](err)
+		if !ok || gone.What != what || !slices.Equal(gone.Have, have) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

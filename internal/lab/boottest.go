@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"afloat/internal/kernel"
@@ -73,10 +74,14 @@ func (b BootTest) explain(h *Host, err error) error {
 		failed.Why, failed.Console = life.Why, life.Output
 		return failed
 	}
+	if errors.Is(err, ErrRebooted) {
+		failed.Why = "the kernel crashed"
+	}
 	log, readErr := h.ConsoleLog()
 	if readErr != nil { // it booted, so there must be one
 		return errors.Join(err, readErr)
 	}
+	log, _, _ = strings.Cut(log, "Rebooting in ") // what the next boot says is not the live patch's doing
 	failed.Console = tail(log)
 	return failed
 }

@@ -2,9 +2,11 @@ package patches
 
 import (
 	"crypto/ed25519"
+	"errors"
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -71,4 +73,28 @@ func (c *change) onKernel(t *testing.T, kernel, guest string) {
 	}
 	t.Logf("%s: built in %d ms, booted and tried in %.1f s; loading took %.2f s, then %.2f s", kernel, c.out.Manifest.Evidence.BuildMS,
 		report.Took.Seconds(), report.Lives[0].Load.Seconds(), report.Lives[1].Load.Seconds())
+}
+
+// TestBootTestFails tries a live patch whose check is not true, and one that
+// takes the kernel down. It takes half a minute: `make patches`.
+func TestBootTestFails(t *testing.T) {
+	if os.Getenv("AFLOAT_PATCHES") == "" {
+		t.Skip("boots a kernel twice with AFLOAT_PATCHES=1, as `make patches` does")
+	}
+	k := kittest.Open(t, "debian:6.1.0-55-cloud-amd64")
+	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
+		t.Skip("boots kernels: ", err)
+	}
+	out, guest := buildSigned(t, k, nil), guestHelper(t)
+	for _, tc := range []struct{ check, why, console string }{
+		{"echo wrong answer; exit 1", "the check script is not true with it", "wrong answer"},
+		{"echo c >/proc/sysrq-trigger; sleep 60", "the kernel crashed", "Kernel panic - not syncing: sysrq triggered crash"},
+	} {
+		_, err := lab.BootTest{Kernel: lab.KernelOf(k), Guest: guest, Functions: 1,
+			Patch: lab.Life{Name: out.Manifest.Module, Patch: out.Module, Check: []byte("#!/bin/sh\n" + tc.check + "\n")}}.Run(t.Context())
+		failed, ok := errors.AsType[*lab.BootTestError](err)
+		if !ok || failed.Why != tc.why || !strings.Contains(failed.Console, tc.console) {
+			t.Errorf("%s: %v, want %s and %q", tc.check, err, tc.why, tc.console)
+		}
+	}
 }
