@@ -2,7 +2,6 @@ package policy
 
 import (
 	"errors"
-	"slices"
 	"strings"
 	"time"
 
@@ -31,8 +30,18 @@ const (
 	DefaultDown = 0.01
 )
 
-// Parse reads a policy. Its errors are *Error.
+// Parse reads a policy that somebody wants to have carried out. Its errors are *Error.
 func Parse(data []byte) (*Policy, error) {
+	return parse(data, (*Policy).careful)
+}
+
+// Reread reads a policy that was accepted before, out of a log. It lets through
+// what Parse has come to refuse: what was decided under it stays decided.
+func Reread(data []byte) (*Policy, error) {
+	return parse(data)
+}
+
+func parse(data []byte, more ...func(*Policy, *document) error) (*Policy, error) {
 	if len(data) > MaxSize {
 		return nil, &Error{Msg: "is too large"}
 	}
@@ -45,6 +54,11 @@ func Parse(data []byte) (*Policy, error) {
 		p.readHead, p.readWaves, p.readGate, p.readControl, p.readBudgets, p.readTimes, p.readRest, p.readDebt, p.hurry,
 	} {
 		if err := step(&d); err != nil {
+			return nil, located(err)
+		}
+	}
+	for _, step := range more {
+		if err := step(p, &d); err != nil {
 			return nil, located(err)
 		}
 	}
@@ -125,13 +139,6 @@ func (t Target) check(at, from text) error {
 
 func (p *Policy) readWaves(d *document) error {
 	share := 0.0
-	if len(d.Waves.list) == 0 {
-		at := d.Waves.text
-		if at.at == nil {
-			at = d.Name
-		}
-		return at.errorf("no waves: say in which steps hosts change, waves: [{size: 100%%}] for all of them at once")
-	}
 	for i, r := range d.Waves.list {
 		w, err := r.read()
 		if err != nil {
@@ -146,27 +153,13 @@ func (p *Policy) readWaves(d *document) error {
 			}
 			share = w.Size.Share
 		}
-		if err := p.distinct(w, r); err != nil {
-			return err
-		}
 		p.Waves = append(p.Waves, w)
+	}
+	if len(p.Waves) == 0 {
+		p.Waves = []Wave{{Name: "all", Size: Amount{Share: 1}}}
 	}
 	if len(p.Waves) > 100 {
 		return d.Waves.list[100].Size.errorf("more than 100 waves")
-	}
-	return nil
-}
-
-// distinct refuses a wave whose name an earlier one has: reports, holds and
-// audit name a wave by nothing else.
-func (p *Policy) distinct(w Wave, r rawWave) error {
-	if !slices.ContainsFunc(p.Waves, func(o Wave) bool { return o.Name == w.Name }) {
-		return nil
-	}
-	for _, at := range []text{r.Name, r.Select, r.Size} {
-		if at.s != "" {
-			return at.errorf("wave name %q is taken by an earlier wave: give each a name of its own", w.Name)
-		}
 	}
 	return nil
 }
@@ -268,12 +261,8 @@ func (p *Policy) readControl(d *document) (err error) {
 			w.Size.Share = 1 - c.Size.Share
 		}
 	}
-	control := Wave{Name: "control", Control: true, Size: Amount{Share: 1},
-		Failures: last.Failures, Stragglers: last.Stragglers, Soak: last.Soak}
-	if err := p.distinct(control, rawWave{Size: t}); err != nil {
-		return err
-	}
-	p.Waves = append(p.Waves, control)
+	p.Waves = append(p.Waves, Wave{Name: "control", Control: true, Size: Amount{Share: 1},
+		Failures: last.Failures, Stragglers: last.Stragglers, Soak: last.Soak})
 	return nil
 }
 

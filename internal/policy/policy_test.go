@@ -103,6 +103,21 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
+// What an earlier version accepted is in logs that must still be read.
+func TestReread(t *testing.T) {
+	const head = "name: x\ntarget: {live: y}\n"
+	for text, waves := range map[string]int{
+		head: 1, head + "waves: []\n": 1, head + "waves: [{name: a, size: 10%}, {name: a, size: 100%}]\n": 2, head + "select: 'a=='\n": 1, demo: 4,
+	} {
+		if p, err := Reread([]byte(text)); err != nil || len(p.Waves) != waves {
+			t.Errorf("%q: got %+v, %v; want %d waves", text, p, err, waves)
+		}
+	}
+	if _, err := Reread([]byte("name: x\n")); err == nil {
+		t.Error("a policy without a target can be reread")
+	}
+}
+
 func TestEmergencyAndControl(t *testing.T) {
 	const text = "name: x\ntarget: {live: y}\nurgency: emergency\nreason: under attack\n" +
 		"waves: [{size: 10%, soak: 1h}, {size: 100%, soak: 4h}]\ngate: {control: {size: 5%, by: 48h}}\n" +

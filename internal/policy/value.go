@@ -3,7 +3,6 @@ package policy
 import (
 	"math"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -142,12 +141,6 @@ func (t text) selector() (fleet.Selector, error) {
 	s, err := fleet.ParseSelector(t.s)
 	if err != nil {
 		return s, t.errorf("%v", err)
-	}
-	for _, term := range s.Terms() {
-		if slices.Equal(term.Values, []string{""}) {
-			return s, t.errorf("selector %q compares %s with nothing: give a value, %s for hosts that have the label, !%[2]s for those that do not",
-				t.s, term.Key, term.Key)
-		}
 	}
 	return s, nil
 }

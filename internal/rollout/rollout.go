@@ -95,7 +95,7 @@ func (r *Rollout) Payoff(id string, sample []fleet.HostID, at time.Time) *Rollou
 
 // Restore makes a rollout that came out of a snapshot whole again.
 func (r *Rollout) Restore() error {
-	p, err := policy.Parse([]byte(r.Source))
+	p, err := policy.Reread([]byte(r.Source))
 	if err != nil {
 		return fmt.Errorf("restore rollout %s: %w", r.ID, err)
 	}
