@@ -163,6 +163,37 @@ func TestAppliesProvesReplacesAndReverts(t *testing.T) {
 	}
 }
 
+// TestBackWithAGap goes up in one step, and back by taking the newer live patch
+// off first, under one permit that is not renewed in between.
+func TestBackWithAGap(t *testing.T) {
+	h := joined(t, startServer(t), newPublisher(t))
+	h.start()
+	publish := func(name string, version uint32) bundle.Digest {
+		return h.server.publish(h.bundle(agenttest.Module{Name: name, Transition: 30 * time.Millisecond, States: map[uint64]uint32{7: version}},
+			func(m *bundle.Manifest) { m.States = []bundle.State{{ID: 7, Version: version}} }))
+	}
+	one, two := publish("one", 1), publish("two", 2)
+	h.allow("r1")
+	h.server.order(h.desired(1, one))
+	h.wait(wire.PhaseApplied, 1, "proven")
+	h.server.order(h.desired(2, two))
+	if r := h.wait(wire.PhaseApplied, 2, "proven"); r.UnpatchedMS != 0 {
+		t.Errorf("unpatched for %d ms on the way up", r.UnpatchedMS)
+	}
+	h.server.order(h.desired(3, one))
+	r := h.wait(wire.PhaseApplied, 3, "proven; unpatched for")
+	if r.UnpatchedMS < 60 || len(r.Live) != 1 || r.Live[0].Bundle != one {
+		t.Errorf("report is %+v, want two transitions of 30 ms without a live patch", r)
+	}
+	loads, err := h.kernel.Loads()
+	must(t, err)
+	for _, l := range loads {
+		if l.Errno != 0 {
+			t.Errorf("the kernel was asked for %s, which it refuses: %v", l.Module, l.Errno)
+		}
+	}
+}
+
 func TestObserveAndStopHoldStill(t *testing.T) {
 	h := joined(t, startServer(t), newPublisher(t))
 	h.start()

@@ -32,6 +32,18 @@ type Module struct {
 	Errno unix.Errno `json:"errno,omitempty"`
 	// Crash takes the host down while it is loaded: Load never returns success.
 	Crash bool `json:"crash,omitempty"`
+	// States are the klp states, id to version.
+	States map[uint64]uint32 `json:"states,omitempty"`
+}
+
+// takesOver is the kernel's rule for a live patch that replaces another.
+func (m Module) takesOver(old Module) bool {
+	for id, version := range old.States {
+		if have, ok := m.States[id]; !ok || have < version {
+			return false
+		}
+	}
+	return true
 }
 
 // Bytes is the payload for a bundle.
@@ -174,6 +186,8 @@ func (k *Kernel) Load(name string, payload []byte) error {
 			errno = unix.EEXIST
 		case slices.ContainsFunc(m.Patches, func(p patch) bool { return p.moving(now) }):
 			errno = unix.EBUSY
+		case slices.ContainsFunc(m.Patches, func(p patch) bool { return !mod.takesOver(p.Module) }):
+			errno = unix.EINVAL
 		}
 		m.Loads = append(m.Loads, Load{Boot: m.boot(), Module: name, Errno: errno})
 		if errno != 0 {
