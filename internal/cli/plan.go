@@ -4,11 +4,14 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"afloat/internal/api"
+	"afloat/internal/fleet"
 	"afloat/internal/plan"
 	"afloat/internal/policy"
 )
@@ -34,9 +37,66 @@ func newPlan() *cobra.Command {
 		if err := dial(*socket).get(cmd.Context(), api.PathHosts, url.Values{"select": {p.Select.String()}}, &hosts); err != nil {
 			return err
 		}
-		return printForecast(cmd.OutOrStdout(), p, plan.Ahead(p, work(p, hosts, *takes), time.Now()), *asJSON)
+		parts, rest := apart(hosts)
+		f := plan.Ahead(p, work(p, parts, *takes), time.Now())
+		if *asJSON {
+			return write(cmd.OutOrStdout(), "json", livePlan{Forecast: f, Rest: rest}, table{})
+		}
+		if err := printForecast(cmd.OutOrStdout(), p, f, false); err != nil {
+			return err
+		}
+		for _, r := range rest {
+			fmt.Fprintf(cmd.OutOrStdout(), "not counted: %s: %s\n", r.Why, r.names())
+		}
+		return nil
 	}
 	return cmd
+}
+
+// livePlan is the forecast and who has no part in it.
+type livePlan struct {
+	plan.Forecast
+	Rest []left `json:"not_counted,omitempty"`
+}
+
+// left are hosts that no rollout would take as they are now.
+type left struct {
+	Why   string   `json:"why"`
+	Hosts []string `json:"hosts"`
+}
+
+func (l left) names() string {
+	const most = 3
+	if len(l.Hosts) <= most {
+		return strings.Join(l.Hosts, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(l.Hosts[:most], ", "), len(l.Hosts)-most)
+}
+
+// apart are the hosts that a rollout may take, and the others by the reason.
+func apart(hosts []api.Host) (parts []api.Host, rest []left) {
+	for _, h := range hosts {
+		why := ""
+		switch {
+		case h.Report == nil:
+			why = "never heard of"
+		case h.Report.Stopped:
+			why = "stopped by its owner"
+		case h.Mode != fleet.ModeAct:
+			why = "kept in observe mode by the server"
+		case h.Report.Mode != fleet.ModeAct:
+			why = "in observe mode"
+		default:
+			parts = append(parts, h)
+			continue
+		}
+		i := slices.IndexFunc(rest, func(l left) bool { return l.Why == why })
+		if i < 0 {
+			i, rest = len(rest), append(rest, left{Why: why})
+		}
+		rest[i].Hosts = append(rest[i].Hosts, h.Name)
+	}
+	return parts, rest
 }
 
 func work(p *policy.Policy, hosts []api.Host, takes time.Duration) []plan.Work {

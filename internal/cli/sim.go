@@ -176,17 +176,18 @@ func said(w plan.WavePlan) string {
 	if w.Lacks == "" {
 		return string(w.Verdict)
 	}
-	return string(w.Verdict) + ", " + w.Lacks
+	return fmt.Sprintf("%s, %s; %s", w.Verdict, w.Lacks, w.Sight)
 }
 
 func forecastLines(w io.Writer, f plan.Forecast) error {
 	if f.Stuck != "" {
 		fmt.Fprintf(w, "%d hosts can never start: %s\n", f.Left, f.Stuck)
 	}
-	fmt.Fprintf(w, "forecast: last start after %s, done after %s, at most %d hosts out at once\n", f.Started.Round(time.Second), f.Done.Round(time.Second), f.Peak)
+	fmt.Fprintf(w, "forecast: last start after %s, done after %s, soaked after %s, at most %d hosts out at once\n",
+		f.Started.Round(time.Second), f.Done.Round(time.Second), f.Over.Round(time.Second), f.Peak)
 	if len(f.Bounds) > 0 {
 		b := f.Bounds[0]
-		_, err := fmt.Fprintf(w, "no schedule beats %s (%s: %s); the forecast is %.1f %% above\n", b.Least.Round(time.Second), b.Name, b.Why, max(0, f.Gap()*100))
+		_, err := fmt.Fprintf(w, "no schedule beats %s (%s: %s); the forecast is %.1f %% above\n", b.Least.Round(time.Second), b.Name, b.Why, f.Above*100)
 		return err
 	}
 	return nil

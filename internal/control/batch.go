@@ -5,16 +5,15 @@ import (
 	"time"
 
 	"afloat/internal/gate"
+	"afloat/internal/plan"
 	"afloat/internal/rollout"
 )
 
+// A wave is admitted in batches: see plan.
 const (
-	// batches is how many admissions a wave of a live rollout is spread over.
-	batches = 5
-	// fill is how long a batch may take to fill up: more hosts than fit a record.
-	fill = 30 * time.Second
-	// settle is how long a live patch must have run before a sign of life counts for it.
-	settle = time.Minute
+	batches = plan.Batches
+	fill    = plan.BatchFill
+	settle  = plan.BatchSettle
 )
 
 // batch is the hosts of one rollout that have not yet shown what the patch

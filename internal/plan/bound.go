@@ -107,7 +107,7 @@ func groupSums(pol *policy.Policy, hosts []Work) sums {
 
 // bounds lists every lower bound, the greatest first. Soaks add to each: no
 // host works while a wave soaks.
-func bounds(pol *policy.Policy, hosts []Work, from time.Time) []Bound {
+func bounds(pol *policy.Policy, hosts []Work, waves []WavePlan, from time.Time) []Bound {
 	s := groupSums(pol, hosts)
 	if s.all.n == 0 {
 		return nil
@@ -125,8 +125,12 @@ func bounds(pol *policy.Policy, hosts []Work, from time.Time) []Bound {
 	for _, w := range pol.Waves[:len(pol.Waves)-1] {
 		soaks += w.Soak
 	}
+	proofs := settling(pol, waves)
 	for i := range out {
-		out[i].Least = inWindows(pol, from, out[i].Least-s.all.least, s.all.least) + soaks
+		out[i].Least = inWindows(pol, from, out[i].Least-s.all.least, s.all.least) + soaks + proofs
+		if proofs > 0 {
+			out[i].Why += fmt.Sprintf(", %s until batches have settled", policy.Span(proofs))
+		}
 		if soaks > 0 {
 			out[i].Why += fmt.Sprintf(", and %s of soaks", soaks)
 		}
@@ -134,6 +138,19 @@ func bounds(pol *policy.Policy, hosts []Work, from time.Time) []Bound {
 	out = append(out, gateBounds(pol, s.all.n)...)
 	slices.SortStableFunc(out, func(a, b Bound) int { return cmp.Compare(b.Least, a.Least) })
 	return out
+}
+
+// settling is how long the batches of live waves wait for those before them.
+func settling(pol *policy.Policy, waves []WavePlan) time.Duration {
+	var sum time.Duration
+	for i, w := range waves {
+		if pol.Target.Disrupts() || w.Hosts == 0 {
+			continue
+		}
+		size := (w.Hosts + Batches - 1) / Batches
+		sum += time.Duration((w.Hosts+size-1)/size-1) * min(BatchSettle, pol.Waves[i].Soak)
+	}
+	return sum
 }
 
 // groupBounds is the greatest bound of each budget over its groups, and the

@@ -3,7 +3,6 @@ package plan
 import (
 	"cmp"
 	"container/heap"
-	"math"
 	"slices"
 	"time"
 
@@ -31,9 +30,13 @@ type Forecast struct {
 	// after the beginning.
 	Started time.Duration `json:"started_ns"`
 	Done    time.Duration `json:"done_ns"`
-	Peak    int           `json:"peak"` // most hosts out at once
-	// Bounds are what no schedule can beat, the greatest first.
+	// Over is when the last wave has soaked.
+	Over time.Duration `json:"over_ns"`
+	Peak int           `json:"peak"` // most hosts out at once
+	// Bounds are what no schedule can beat, the greatest first. Above is how
+	// far Done lies above it, as a share.
 	Bounds []Bound `json:"bounds"`
+	Above  float64 `json:"above"`
 	// Stuck says why hosts never start, "" when all do; Left is how many.
 	Stuck string     `json:"stuck,omitempty"`
 	Left  int        `json:"left,omitempty"`
@@ -62,6 +65,8 @@ type WavePlan struct {
 	HostDays float64    `json:"host_days"`
 	Verdict  gate.Level `json:"verdict"`
 	Lacks    string     `json:"lacks,omitempty"`
+	// Sight is the smallest harm that would have shown by then.
+	Sight gate.Sight `json:"sight"`
 }
 
 // Gap is how far the forecast lies above the greatest bound, as a share.
@@ -102,7 +107,9 @@ func Ahead(pol *policy.Policy, hosts []Work, from time.Time) Forecast {
 	}
 	run.f.Hosts = run.p.Selected()
 	run.play()
-	run.f.Bounds = bounds(pol, hosts, from)
+	run.f.Over = run.now
+	run.f.Bounds = bounds(pol, hosts, run.f.Waves, from)
+	run.f.Above = max(0, run.f.Gap())
 	return run.f
 }
 
@@ -114,6 +121,7 @@ type ahead struct {
 	now   time.Duration
 	out   returns
 	need  gate.Need
+	batch batch
 	f     Forecast
 }
 
@@ -154,14 +162,16 @@ func (a *ahead) ends(w int) string {
 // wave admits all hosts of a wave and waits for them. It says how many there
 // were, and false if some can never start.
 func (a *ahead) wave(w int) (n int, ok bool) {
+	a.batch = a.batches(w)
 	for {
-		started := a.p.Next(w, a.at(a.now), math.MaxInt)
+		started := a.p.Next(w, a.at(a.now), a.batch.room(a.now))
 		for _, i := range started {
 			s := Start{Host: i, At: a.now, Back: a.now + a.hosts[i].Takes}
 			a.f.Times = append(a.f.Times, s)
 			a.f.Started = a.now
 			heap.Push(&a.out, s)
 		}
+		a.batch.start(len(started), a.now)
 		n += len(started)
 		a.f.Peak = max(a.f.Peak, len(a.out))
 		if a.p.Room(w) == 0 && len(a.out) == 0 {
@@ -176,6 +186,9 @@ func (a *ahead) wave(w int) (n int, ok bool) {
 // advance goes to the next moment at which something changes.
 func (a *ahead) advance(w int) bool {
 	next, has := a.p.Later(a.at(a.now))
+	if until := a.batch.until(); until > a.now && (!has || a.at(until).Before(next)) {
+		next, has = a.at(until), true
+	}
 	if len(a.out) > 0 && (!has || !a.at(a.out[0].Back).After(next)) {
 		next, has = a.at(a.out[0].Back), true
 	}
@@ -190,6 +203,7 @@ func (a *ahead) advance(w int) bool {
 		s := heap.Pop(&a.out).(Start)
 		a.p.Update(s.Host, Taken, a.hosts[s.Host].Out)
 		a.p.Returned(a.at(s.Back), s.Host)
+		a.batch.back(s.Back)
 		a.f.Done = max(a.f.Done, s.Back)
 	}
 	return true

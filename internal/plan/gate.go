@@ -25,6 +25,16 @@ func (a *ahead) shows(at time.Duration) (s shown) {
 	return s
 }
 
+// exposure is the host-hours in apply windows, and after them, by then.
+func (a *ahead) exposure(at time.Duration) (apply, steady float64) {
+	for _, t := range a.f.Times {
+		had := max(0, at-t.Back)
+		apply += min(had, gate.ApplyWindow).Hours()
+		steady += max(0, had-gate.ApplyWindow).Hours()
+	}
+	return apply, steady
+}
+
 // sure is when the gate can say go on the hosts started so far, not before
 // from; false if it never can, as they are too few.
 func (a *ahead) sure(from time.Duration, need gate.Need) (time.Duration, bool) {
@@ -65,6 +75,8 @@ func (a *ahead) await(w int) string {
 
 // judge writes into the plan of a wave what the gate can say at its end.
 func (a *ahead) judge(w *WavePlan) {
+	apply, steady := a.exposure(w.Ends)
+	w.Sight, _ = gate.Foresee(a.pol.Gate, apply, steady) // of a policy that was read
 	s := a.shows(w.Ends)
 	w.Shown, w.HostDays, w.Verdict = s.hosts, s.time.Hours()/24, gate.LevelGo
 	if float64(s.hosts) < a.need.Hosts || w.HostDays < a.need.HostDays {

@@ -20,7 +20,7 @@ type Drill struct {
 // Drills are the rehearsals; the same names are to run on the lab.
 func Drills() []Drill {
 	return []Drill{
-		{"monkey", "one host loses power in the middle of a rollout and comes back", []string{"down:0.2%@20m+5m"}, rollout.PhaseComplete, 0},
+		{"monkey", "one host loses power in the last wave and comes back", []string{"down:1host@130m+5m"}, rollout.PhaseComplete, 0},
 		{"rack", "a whole rack loses power for half an hour", []string{"down@40m+30m?rack=prod-r1"}, rollout.PhaseComplete, 0},
 		{"zone", "a third of the fleet is cut off for twenty minutes", []string{"cut@40m+20m?zone=z1"}, rollout.PhaseComplete, 0},
 		{"control-plane", "the server dies in the middle of a wave and another leads two minutes later", []string{"server-crash@31m+2m"}, rollout.PhaseComplete, 0},

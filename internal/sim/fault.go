@@ -14,6 +14,7 @@ import (
 type Fault struct {
 	Name  string
 	Share float64       // chance per host or message, or a factor
+	Count int           // so many hosts, for down and cut, instead of a share
 	At    time.Duration // after the start
 	For   time.Duration
 	On    fleet.Selector
@@ -37,7 +38,7 @@ func Faults() map[string]string {
 		"late":             "SHARE of the reports come DURATION late",
 		"twice":            "SHARE of the reports come twice",
 		"cut":              "SHARE of the hosts cannot be heard from TIME on for DURATION",
-		"down":             "SHARE of the hosts (or the selected ones) lose power at TIME for DURATION",
+		"down":             "SHARE of the hosts (or so many: 1host, 20hosts; or the selected ones) lose power at TIME for DURATION",
 		"never-returns":    "SHARE of the boots never end",
 		"server-crash":     "the server dies at TIME and another leads after DURATION",
 		"abort":            "an operator aborts at TIME; a SHARE of 2 means the second rollout",
@@ -64,7 +65,15 @@ func ParseFault(s string) (Fault, error) {
 	}
 	name, share, has := strings.Cut(rest, ":")
 	if has {
-		if f.Share, err = parseShare(share); err != nil {
+		if n, many := strings.CutSuffix(strings.TrimSuffix(share, "s"), "host"); many {
+			f.Count, err = strconv.Atoi(n)
+			if err == nil && (f.Count < 1 || name != "down" && name != "cut") {
+				err = fmt.Errorf("%s hosts cannot be the share of %s", n, name)
+			}
+		} else {
+			f.Share, err = parseShare(share)
+		}
+		if err != nil {
 			return f, fmt.Errorf("parse fault %q: %w", s, err)
 		}
 	}

@@ -175,19 +175,32 @@ func (w *world) begin(n int) {
 
 func (w *world) strike(n int) {
 	f := w.faults[n]
-	for i := range w.hosts {
+	for _, i := range w.struck(f) {
 		h := &w.hosts[i]
-		if h.down || h.gone || h.away || !f.On.Matches(h.labels) || w.rng.Float64() >= f.Share {
-			continue
-		}
 		if f.Name == "cut" {
 			h.mute = true
-			w.shard(h.i).silent(h, w.now)
-			w.cut[n] = append(w.cut[n], int32(i))
+			w.shard(i).silent(h, w.now)
+			w.cut[n] = append(w.cut[n], i)
 			continue
 		}
-		h.die(w.shard(h.i), w.now, f.For)
+		h.die(w.shard(i), w.now, f.For)
 	}
+}
+
+// struck draws the hosts that a fault hits: a share of them, or so many.
+func (w *world) struck(f Fault) (hit []int32) {
+	for i := range w.hosts {
+		h := &w.hosts[i]
+		if h.down || h.gone || h.away || !f.On.Matches(h.labels) || f.Count == 0 && w.rng.Float64() >= f.Share {
+			continue
+		}
+		hit = append(hit, int32(i))
+	}
+	if f.Count > 0 {
+		w.rng.Shuffle(len(hit), func(i, j int) { hit[i], hit[j] = hit[j], hit[i] })
+		hit = hit[:min(f.Count, len(hit))]
+	}
+	return hit
 }
 
 // end ends a timed fault.
@@ -259,6 +272,9 @@ func (w *world) loop() {
 // turnAt is when the server decides next.
 func (w *world) turnAt() time.Duration {
 	end := w.now + idleEvery
+	if due, ok := control.Due(w.state, w.view, w.at(w.now)); ok && !w.offline {
+		end = min(end, max(w.now+turnEvery, due.Sub(w.start).Truncate(turnEvery)+turnEvery))
+	}
 	if first, ok := w.first(); ok {
 		end = min(end, max(w.now+turnEvery, first.Truncate(turnEvery)+turnEvery))
 	}
