@@ -20,7 +20,7 @@ func newDrill() *cobra.Command {
 		Long:      "Plays each rehearsal (all without a name): " + strings.Join(names, ", ") + ".\nIt fails when one of them does not end as it must.",
 		ValidArgs: names,
 	}
-	hosts := cmd.Flags().Int("hosts", 1000, "size of the virtual fleet")
+	hosts := cmd.Flags().Int("hosts", 2000, "size of the virtual fleet")
 	runs := cmd.Flags().Int("runs", 5, "runs of each rehearsal, each with another seed")
 	seed := cmd.Flags().Uint64("seed", 1, "first seed")
 	format := outputFlag(cmd)
@@ -33,7 +33,7 @@ func newDrill() *cobra.Command {
 		t := table{head: []string{"DRILL", "PASSED", "ENDS", "EXPOSED", "CRASHES", "TOOK", "WRONG"}}
 		for _, r := range results {
 			passed, all = passed+r.Passed, all+r.Runs
-			t.add(r.Drill, fmt.Sprintf("%d/%d", r.Passed, r.Runs), string(r.Ends), fmt.Sprint(r.Exposed), fmt.Sprint(r.Crashes), r.Took.Round(time.Minute).String(), strings.Join(r.Failures, "; "))
+			t.add(r.Drill, fmt.Sprintf("%d/%d", r.Passed, r.Runs), ends(r), fmt.Sprint(r.Exposed), fmt.Sprint(r.Crashes), r.Took.Round(time.Minute).String(), strings.Join(r.Failures, "; "))
 		}
 		if err := write(cmd.OutOrStdout(), *format, results, t); err != nil {
 			return err
@@ -44,6 +44,14 @@ func newDrill() *cobra.Command {
 		return nil
 	}
 	return cmd
+}
+
+// ends is how the runs of a drill must end, and how many held instead.
+func ends(r sim.DrillResult) string {
+	if r.Held == 0 {
+		return string(r.Ends)
+	}
+	return fmt.Sprintf("%s (%d held on one crash)", r.Ends, r.Held)
 }
 
 func playDrills(names []string, hosts, runs int, seed uint64) ([]sim.DrillResult, error) {

@@ -70,3 +70,35 @@ func TestSilentHostCountsOnce(t *testing.T) {
 	}
 	l.checkReplay()
 }
+
+// Two hosts of a rack that has mostly not got the patch and stays up are two
+// crashes: the rack had no part in them.
+func TestRackThatStoodIsNoExcuse(t *testing.T) {
+	l := newLab(t, 80) // 20 in each of 4 racks
+	l.start("good", "waves: [{size: 8, soak: 2h}, {size: 100%}]")
+	l.tick(time.Minute)
+	l.tick(30 * time.Minute)
+	var hit []fleet.HostID
+	byRack := map[string][]fleet.HostID{}
+	for _, id := range l.v.Hosts() {
+		if l.s.Host(id).Live == "" {
+			continue
+		}
+		rack := l.v.Host(id).Labels["rack"]
+		if byRack[rack] = append(byRack[rack], id); len(byRack[rack]) == 2 && hit == nil {
+			hit = byRack[rack]
+		}
+	}
+	for _, id := range hit {
+		l.hosts[id].silent = true
+	}
+	for _, id := range hit {
+		l.tick(3 * time.Minute)
+		l.reboot(id)
+		l.tick(0)
+	}
+	if r := l.s.Rollouts()[0]; len(hit) != 2 || len(r.Crashed) != 2 {
+		t.Errorf("%d crashes counted of %v, want both", len(r.Crashed), hit)
+	}
+	l.checkReplay()
+}
