@@ -77,6 +77,20 @@ type RolloutDetail struct {
 	Members []RolloutHost `json:"members"`
 }
 
+// Debt is a host that owes a reboot: live patches keep its old kernel safe.
+type Debt struct {
+	ID       fleet.HostID `json:"id"`
+	Name     string       `json:"name"`
+	Kernel   string       `json:"kernel"` // release that it runs
+	Hardware string       `json:"hardware,omitempty"`
+	Since    time.Time    `json:"since"`
+	Patches  int          `json:"patches"`
+	// Due is when it must have booted by policy, zero for no rule.
+	Due time.Time `json:"due,omitzero"`
+	// Proven: that kernel has booted by order on that class of hardware.
+	Proven bool `json:"proven"`
+}
+
 // Explanation says what a host is, what it should be, and what it waits for.
 type Explanation struct {
 	Host       Host     `json:"host"`

@@ -18,7 +18,7 @@ func newHosts() *cobra.Command {
 	cmd := &cobra.Command{Use: "hosts", Short: "The fleet's hosts", GroupID: "fleet", Args: cobra.NoArgs}
 	socket := serverFlag(cmd)
 	listing := newHostsList(socket)
-	cmd.AddCommand(listing, newHostsMode(socket), newHostsRevoke(socket))
+	cmd.AddCommand(listing, newHostsMode(socket), newHostsRevoke(socket), newHostsRelease(socket))
 	// "afloat hosts" alone lists.
 	sel := cmd.Flags().String("select", "", "only hosts whose labels match, for example env=prod,service!=db")
 	format := outputFlag(cmd)
@@ -131,6 +131,23 @@ func newHostsRevoke(socket *string) *cobra.Command {
 				return err
 			}
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "host %s is revoked\n", args[0])
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for the audit")
+	return cmd
+}
+
+func newHostsRelease(socket *string) *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use: "release HOST", Short: "Let a quarantined host take part in rollouts again", Args: cobra.ExactArgs(1),
+		Long: "A host that failed three times in a row, over all rollouts, is quarantined: it is admitted to nothing until it is released.",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := dial(*socket).post(cmd.Context(), api.PathHostRelease, api.Named{ID: args[0], Reason: reason}, nil); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "host %s may take part again\n", args[0])
 			return err
 		},
 	}

@@ -67,6 +67,7 @@ func commands() []*cobra.Command {
 		newRestore(),
 		newToken(),
 		newHosts(),
+		newDebt(),
 		newBundle(),
 		newAudit(),
 		newRollout(),

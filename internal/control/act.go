@@ -136,5 +136,5 @@ func (o *task) String() string {
 	if o.act == nil {
 		return "bundle " + o.live.Short()
 	}
-	return fmt.Sprintf("%s %s", o.act.Action, o.act.Name)
+	return o.act.String()
 }

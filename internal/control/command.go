@@ -46,6 +46,7 @@ const (
 	AboutPhase   Subject = "phase"   // the rollout's phase does not allow it
 	AboutTarget  Subject = "target"  // the policy's target cannot be done
 	AboutRival   Subject = "rival"   // another rollout has the same target
+	AboutHost    Subject = "host"    // it does not apply to that host
 	AboutMissing Subject = "missing" // the catalog has nothing of that name
 	AboutBundles Subject = "bundles" // no bundle of that name may be used
 )

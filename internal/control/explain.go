@@ -61,38 +61,6 @@ func (s *State) concerns(seen *Seen) *rollout.Rollout {
 	return nil
 }
 
-// underway describes a host that the rollout has taken.
-func (t *turn) underway(r *rollout.Rollout, seen *Seen, h Host, phase rollout.HostPhase) *Blocker {
-	said := ""
-	if seen.Report.Reason != "" {
-		said = "; it says: " + clip(seen.Report.Reason)
-	}
-	quiet := t.now.Sub(seen.Heard) > r.Policy.Timeouts.Silent
-	switch {
-	case quiet && phase.Acting():
-		return blocked(KindSilent, "when it is heard again", "%s, and silent since %s", phase, seen.Heard.UTC().Format(time.RFC3339))
-	case phase == rollout.Failed:
-		return blocked(KindFailed, "a new rollout", "it failed: %s", h.Reason)
-	case phase == rollout.Admitted && !t.s.Permits(r.ID):
-		return blocked(KindHold, "afloat rollout resume "+r.ID, "told to start, but rollout %s has no permit now: %s", r.ID, r.Hold+r.Reason)
-	case phase == rollout.Soaking:
-		return t.soaking(r, h)
-	case phase.Acting():
-		return blocked(KindNone, "when it reports", "%s%s", phase, said)
-	}
-	return blocked(KindNone, "", "%s", phase)
-}
-
-func (t *turn) soaking(r *rollout.Rollout, h Host) *Blocker {
-	w := r.Waves[h.Wave]
-	if w.Soaking.IsZero() {
-		return blocked(KindNone, "when all hosts of the wave have settled", "it has the patch; wave %s is not full yet", w.Name)
-	}
-	b := blocked(KindNone, "when the soak is over and the gate agrees", "it has the patch; wave %s soaks", w.Name)
-	b.Until = w.Soaking.Add(r.Policy.Waves[h.Wave].Soak)
-	return b
-}
-
 // waits names the one thing that a host not taken yet waits for.
 func (t *turn) waits(r *rollout.Rollout, p *planner, i int32) *Blocker {
 	if b := p.blocks[i]; b != nil {
@@ -119,7 +87,7 @@ func (t *turn) waits(r *rollout.Rollout, p *planner, i int32) *Blocker {
 		return t.wavesBefore(r, w, min(current, len(r.Waves)-1))
 	}
 	if b := p.Blocked(i, t.now); b != nil {
-		return &Blocker{Kind: KindBudget, Reason: b.Text, Frees: "when a host of it is back", Until: b.Until}
+		return t.held(r, b)
 	}
 	if t.batchRoom(r, p, w) == 0 {
 		what, until := t.m.batch(r, t.now).waits(t.m, r, t.now)

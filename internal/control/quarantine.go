@@ -42,7 +42,7 @@ func (s *State) quarantined(id fleet.HostID) *Blocker {
 
 func checkRelease(s *State, c *Command) error {
 	if h := s.hosts[c.Host]; h == nil || h.Quarantine == nil {
-		return refuse(Release, AboutID, "host %q is not quarantined", c.Host)
+		return refuse(Release, AboutHost, "host %s is not quarantined", c.Host)
 	}
 	return nil
 }

@@ -15,9 +15,12 @@ import (
 // the rollout's id. It is refused while the store takes no decisions.
 func (s *Server) Command(ctx context.Context, who audit.Actor, c control.Command) (string, error) {
 	c.By = who.Name
-	target := c.Rollout
+	what, target := "rollout."+string(c.Verb), c.Rollout
+	if c.Verb == control.Release {
+		what, target = "host."+string(c.Verb), string(c.Host)
+	}
 	var id string
-	err := s.act(ctx, who, "rollout."+string(c.Verb), target, func() (string, error) {
+	err := s.act(ctx, who, what, target, func() (string, error) {
 		var err error
 		id, err = ask(ctx, s, func(o *owner) (string, error) { return o.command(ctx, c, time.Now()) })
 		if id != "" && c.Reason == "" {
@@ -44,6 +47,21 @@ func (o *owner) command(ctx context.Context, c control.Command, now time.Time) (
 	return r.Command.Rollout, nil
 }
 
+// Release lets a quarantined host, by id or name, take part again.
+func (s *Server) Release(ctx context.Context, who audit.Actor, name, reason string) error {
+	id, err := s.FindHost(ctx, name)
+	if err != nil {
+		return err
+	}
+	_, err = s.Command(ctx, who, control.Command{Verb: control.Release, Host: id, Reason: reason})
+	return err
+}
+
+// Debts lists the hosts that owe a reboot, the longest first.
+func (s *Server) Debts(ctx context.Context) ([]control.Debtor, error) {
+	return ask(ctx, s, func(o *owner) ([]control.Debtor, error) { return control.Ledger(o.state, o.view), nil })
+}
+
 // nextStep is what helps a caller on whose command was refused.
 func nextStep(s control.Subject) string {
 	switch s {
@@ -55,6 +73,8 @@ func nextStep(s control.Subject) string {
 		return "give a target that hosts can do: target: {live: NAME}"
 	case control.AboutRival:
 		return "follow it with afloat rollout watch ID; abort or revert it before another one starts"
+	case control.AboutHost:
+		return "afloat explain host NAME says what keeps a host from starting"
 	case control.AboutMissing:
 		return "afloat bundle list shows the catalog; afloat bundle add FILE puts a bundle there"
 	case control.AboutBundles:

@@ -87,6 +87,8 @@ func (o *operators) routes() []route {
 		{"GET " + api.PathHosts, Viewer, o.hosts},
 		{"POST " + api.PathHostMode, Admin, o.hostMode},
 		{"POST " + api.PathHostRevoke, Admin, o.hostRevoke},
+		{"POST " + api.PathHostRelease, Operator, o.hostRelease},
+		{"GET " + api.PathDebts, Viewer, o.debts},
 		{"GET " + api.PathTokens, Viewer, o.tokens},
 		{"POST " + api.PathTokens, Admin, o.newToken},
 		{"POST " + api.PathTokenRevoke, Admin, o.tokenRevoke},
@@ -194,6 +196,14 @@ func (o *operators) hostRevoke(r *http.Request, who audit.Actor) (any, error) {
 		return nil, err
 	}
 	return struct{}{}, o.server.RevokeHost(r.Context(), who, req.ID, req.Reason)
+}
+
+func (o *operators) hostRelease(r *http.Request, who audit.Actor) (any, error) {
+	req, err := body[api.Named](r)
+	if err != nil {
+		return nil, err
+	}
+	return struct{}{}, o.server.Release(r.Context(), who, req.ID, req.Reason)
 }
 
 func (o *operators) tokens(r *http.Request, _ audit.Actor) (any, error) {

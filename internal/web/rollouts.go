@@ -9,6 +9,7 @@ import (
 	"afloat/internal/audit"
 	"afloat/internal/control"
 	"afloat/internal/rollout"
+	"afloat/internal/wire"
 )
 
 func (o *operators) start(r *http.Request, who audit.Actor) (any, error) {
@@ -112,6 +113,9 @@ func (o *operators) explain(r *http.Request, _ audit.Actor) (any, error) {
 	if d := v.Desired.Live; d != "" {
 		e.Desired = fmt.Sprintf("live patch %s (bundle %s)", v.Target, d.Short())
 	}
+	if d := v.Desired; d.Action != wire.ActionLive {
+		e.Desired += fmt.Sprintf(", %s %s by order %s", d.Action, d.Object(), d.Nonce)
+	}
 	if why := v.Why.Reason; why != "" {
 		if v.Why.Frees != "" {
 			why += "; this ends " + v.Why.Frees
@@ -119,4 +123,16 @@ func (o *operators) explain(r *http.Request, _ audit.Actor) (any, error) {
 		e.Reasons = append([]string{why}, e.Reasons...)
 	}
 	return e, nil
+}
+
+func (o *operators) debts(r *http.Request, _ audit.Actor) (any, error) {
+	ledger, err := o.server.Debts(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	out := make([]api.Debt, len(ledger))
+	for i, d := range ledger {
+		out[i] = api.Debt{ID: d.Host, Name: d.Name, Kernel: d.Kernel, Hardware: d.Hardware, Since: d.Since, Patches: d.Patches, Due: d.Due, Proven: d.Proven}
+	}
+	return out, nil
 }
