@@ -472,15 +472,6 @@ func TestComparePointerToReplaced(t *testing.T) {
 	}
 }
 
-// A copy of a function that exists is proven like what is replaced.
-func TestCompareCopyHasOriginal(t *testing.T) {
-	source := prelude + `notrace static noinline int inner(int a) { return printk("a") + a; } int f(int a) { return inner(a) + 1; }`
-	d := diff(t, source, strings.Replace(source, `"a"`, `"b"`, 1))
-	if len(d.New) != 1 || d.New[0].Original == nil || d.New[0].Original.Name != "inner" {
-		t.Errorf("new functions %+v, want a copy of inner", d.New)
-	}
-}
-
 func TestCompareIgnoredFunction(t *testing.T) {
 	source := prelude + `int f(int a) { return a * 35; } int g(int a) { return a * 39; }`
 	o, p := read(t, compile(t, source)), read(t, compile(t, strings.NewReplacer("35", "37", "39", "41").Replace(source)))
