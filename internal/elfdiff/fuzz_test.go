@@ -92,10 +92,11 @@ func FuzzCompare(f *testing.F) {
 		if err != nil {
 			return
 		}
-		d, err := Compare(o, p, Options{})
+		d, err := Compare(o, p, Options{BuiltIn: true})
 		if err != nil {
 			return
 		}
+		SettleBoot([]*Diff{d, d})
 		if len(d.Refusals) == 0 {
 			checkChunks(t, d)
 		}
