@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -33,7 +34,8 @@ static const char note_9[] __attribute__((used, section(".afloat.notes"))) = "ig
 func seeds(f *testing.F, flags ...string) (orig, patched []byte) {
 	f.Helper()
 	var out [2][]byte
-	for i, source := range []string{fuzzSource, fuzzSource + "int g(int a) { return f(a) * 5; }" + fuzzStatements} {
+	changed := strings.NewReplacer("+ a;", "+ a * 3;", "helper(1)", "helper(2)").Replace(fuzzSource)
+	for i, source := range []string{fuzzSource, changed + "int g(int a) { return f(a) * 5; }" + fuzzStatements} {
 		dir := f.TempDir()
 		path := filepath.Join(dir, "unit.c")
 		if err := os.WriteFile(path, []byte(source), 0o600); err != nil {
