@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -33,7 +34,8 @@ them in the cache ($XDG_CACHE_HOME/afloat, else ~/.cache/afloat) and prepare the
 source tree. Nothing is installed, and root is not needed.
 
 AFLOAT_DEB_DIR, or --debs, names a folder of .deb files to take before asking
-the archive.`,
+the archive. AFLOAT_KITS names cache folders of others, separated by colons, whose
+kits are used as well and never written to.`,
 		Example: "  afloat kernel fetch debian:6.1.0-55-amd64",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -63,7 +65,7 @@ func kitCache(w io.Writer, debs string) (*kit.Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &kit.Cache{Dir: dir, DebDir: debs, Progress: func(s kit.Step) {
+	return &kit.Cache{Dir: dir, DebDir: debs, Shared: filepath.SplitList(os.Getenv("AFLOAT_KITS")), Progress: func(s kit.Step) {
 		if s.Done {
 			fmt.Fprintf(w, "%s: %s: %.1f s\n", s.Ref, s.Name, s.Took.Seconds())
 		} else {
@@ -243,6 +245,9 @@ func newKernelList() *cobra.Command {
 		}
 		t := table{head: []string{"KERNEL", "STATE", "PACKAGE", "BUILD ID", "OBJECTS", "FOLDER", "WHY"}}
 		for _, e := range list {
+			if e.Shared {
+				e.Why = strings.TrimPrefix(e.Why+"; shared", "; ")
+			}
 			t.add(e.Kernel, e.State, e.Package, fmt.Sprintf("%.12s", e.BuildID), fmt.Sprintf("%d MB", e.Cached.Bytes>>20), e.Dir, e.Why)
 		}
 		return write(cmd.OutOrStdout(), *format, list, t)

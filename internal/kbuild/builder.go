@@ -191,6 +191,9 @@ func (b *Builder) compile(ctx context.Context, j job, out string) error {
 // generate lets make build the original object in the kit's tree, for the files
 // that come with it; false if that was done before.
 func (b *Builder) generate(ctx context.Context, u Unit) (bool, error) {
+	if b.Kit.Shared() {
+		return false, fmt.Errorf("the kit in %s is shared and lacks it; a build of the same file by its owner makes it", b.Kit.Dir)
+	}
 	mark := filepath.Join(b.Kit.Cache(), "generated", strings.ReplaceAll(path.Clean(u.Object), "/", "_"))
 	if err := os.MkdirAll(filepath.Dir(mark), 0o755); err != nil {
 		return false, err

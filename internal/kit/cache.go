@@ -17,6 +17,9 @@ import (
 // Cache is a folder of kits. The zero value is not usable: set Dir.
 type Cache struct {
 	Dir string
+	// Shared are other cache folders, such as a team's on a mount that cannot be
+	// written to. Their kits are used and never changed.
+	Shared []string
 	// DebDir, if set, is looked into for .deb files before the archive is asked.
 	DebDir string
 	// Progress, if set, is told about each step as it starts and ends.
@@ -53,8 +56,40 @@ func (c *Cache) dir(ref Ref) string {
 	return filepath.Join(c.kits(), ref.Distro, name)
 }
 
-// Open returns a finished kit. Errors wrap ErrNoKit or ErrBrokenKit.
-func (c *Cache) Open(ref Ref) (*Kit, error) { return open(c.dir(ref)) }
+// Open returns a finished kit, of the cache or of a shared one. Errors wrap ErrNoKit or ErrBrokenKit.
+func (c *Cache) Open(ref Ref) (*Kit, error) {
+	k, err := open(c.dir(ref))
+	if !errors.Is(err, ErrNoKit) {
+		return k, err
+	}
+	for _, folder := range c.Shared {
+		if shared, err := open((&Cache{Dir: folder}).dir(ref)); err == nil {
+			return shared, c.borrow(shared)
+		}
+	}
+	return nil, err
+}
+
+// borrow gives a shared kit a place of our own for what is derived from it, and
+// in that what its owner derived already, but for objects.
+func (c *Cache) borrow(k *Kit) error {
+	theirs := k.Cache()
+	k.derived = filepath.Join(c.Dir, "derived", k.ID.BuildID)
+	if err := os.MkdirAll(k.derived, 0o755); err != nil {
+		return fmt.Errorf("use shared kit %s: %w", k.Ref, err)
+	}
+	indexes, err := filepath.Glob(filepath.Join(theirs, "*.gz"))
+	if err != nil {
+		return fmt.Errorf("use shared kit %s: %w", k.Ref, err)
+	}
+	for _, file := range indexes {
+		err := os.Symlink(file, filepath.Join(k.derived, filepath.Base(file)))
+		if err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("use shared kit %s: %w", k.Ref, err)
+		}
+	}
+	return nil
+}
 
 // Fetch returns the kernel's kit, and makes it first where the cache has none
 // or a broken one. Two at once wait for each other.
@@ -120,19 +155,25 @@ type Entry struct {
 	Version string   `json:"version,omitempty"`
 	BuildID string   `json:"build_id,omitempty"`
 	Dir     string   `json:"dir"`
+	Shared  bool     `json:"shared,omitempty"` // it is somebody else's
 	Notes   []string `json:"notes,omitempty"`
 }
 
-// List returns every kernel in the cache, sorted by name; none if there is no cache yet.
+// List returns every kernel in the cache and in the shared ones, sorted by
+// name; none if there is no cache yet.
 func (c *Cache) List() ([]Entry, error) {
-	dirs, err := filepath.Glob(filepath.Join(c.kits(), "*", "*"))
-	if err != nil {
-		return nil, fmt.Errorf("list kits: %w", err)
-	}
 	var out []Entry
-	for _, dir := range dirs {
-		if st, err := os.Stat(dir); err == nil && st.IsDir() {
-			out = append(out, describe(dir))
+	for i, folder := range append([]string{c.Dir}, c.Shared...) {
+		dirs, err := filepath.Glob(filepath.Join((&Cache{Dir: folder}).kits(), "*", "*"))
+		if err != nil {
+			return nil, fmt.Errorf("list kits: %w", err)
+		}
+		for _, dir := range dirs {
+			if st, err := os.Stat(dir); err == nil && st.IsDir() {
+				e := describe(dir)
+				e.Shared = i > 0
+				out = append(out, e)
+			}
 		}
 	}
 	slices.SortFunc(out, func(a, b Entry) int { return strings.Compare(a.Kernel, b.Kernel) })

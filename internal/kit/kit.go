@@ -18,6 +18,7 @@ type Kit struct {
 	Dir string
 	Ref Ref
 	Info
+	derived string // of a shared kit: our own folder for what is derived from it
 }
 
 // Info is what the kit's marker file says.
@@ -94,8 +95,16 @@ func (k *Kit) SignatureHash() string {
 	return "sha256" // every kernel that knows signatures knows it
 }
 
-// Cache is a folder inside the kit for what is derived from it.
-func (k *Kit) Cache() string { return filepath.Join(k.Dir, "cache") }
+// Cache is a folder for what is derived from the kit, inside it unless it is shared.
+func (k *Kit) Cache() string {
+	if k.Shared() {
+		return k.derived
+	}
+	return filepath.Join(k.Dir, "cache")
+}
+
+// Shared says that the kit is somebody else's, so that nothing in it may be written to.
+func (k *Kit) Shared() bool { return k.derived != "" }
 
 // Module returns the path of a shipped .ko by the name in /proc/modules (a
 // dash counts as an underscore); it may be compressed, which

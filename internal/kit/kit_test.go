@@ -318,3 +318,43 @@ func TestRunReportsWhatTheProgramSaid(t *testing.T) {
 		t.Errorf("error %v, want what the program wrote", err)
 	}
 }
+
+// A shared cache's kits serve, and stay as they are.
+func TestSharedKits(t *testing.T) {
+	ref := Ref{"debian", "6.1.0-55-amd64", ""}
+	theirs, ours := &Cache{Dir: t.TempDir()}, &Cache{Dir: t.TempDir()}
+	lent := madeKit(t, theirs, ref)
+	if err := os.MkdirAll(lent.Cache(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(lent.Cache(), "objects.json.gz"), []byte("index"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ours.Open(ref); !errors.Is(err, ErrNoKit) {
+		t.Errorf("not shared yet: %v", err)
+	}
+	ours.Shared = []string{t.TempDir(), theirs.Dir}
+	for range 2 { // the second finds the links of the first
+		k, err := ours.Fetch(t.Context(), ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !k.Shared() || k.Dir != lent.Dir || !strings.HasPrefix(k.Cache(), ours.Dir) {
+			t.Errorf("kit in %s, shared %v, derives into %s", k.Dir, k.Shared(), k.Cache())
+		}
+		if index, err := os.ReadFile(filepath.Join(k.Cache(), "objects.json.gz")); string(index) != "index" {
+			t.Errorf("index %q, %v", index, err)
+		}
+	}
+	list, err := ours.List()
+	if err != nil || len(list) != 1 || !list[0].Shared || list[0].State != "ready" {
+		t.Errorf("listed %+v, %v", list, err)
+	}
+	if err := ours.Remove(t.Context(), ref); !errors.Is(err, ErrNoKit) {
+		t.Errorf("a shared kit is removed: %v", err)
+	}
+	own := madeKit(t, ours, ref)
+	if k, err := ours.Open(ref); err != nil || k.Shared() || k.Dir != own.Dir {
+		t.Errorf("our own kit does not come first: %v", err)
+	}
+}
