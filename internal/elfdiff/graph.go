@@ -145,6 +145,11 @@ func (g *graph) addRefs(n *node) {
 		if r.Offset >= n.end() {
 			break
 		}
+		if r.Offset+Width(r.Type) > n.end() {
+			g.refuse(Refusal{Class: ClassReference, Symbol: n.name, Section: s.Name,
+				Why: fmt.Sprintf("its relocation at %#x reaches beyond its end", r.Offset-n.off), Hint: "the object is damaged: compile it again"})
+			continue
+		}
 		n.refs = append(n.refs, g.resolve(s, r, n.off))
 	}
 	if n.function() && len(g.bySection[s]) > 1 {

@@ -96,6 +96,12 @@ func (g *graph) addEntry(e *entry, s *Section, off uint64, relocs []Reloc) {
 		return
 	}
 	for _, r := range relocs {
+		if r.Offset+Width(r.Type) > off+uint64(len(e.data)) {
+			g.refuse(Refusal{Class: ClassSpecial, Section: s.Name,
+				Why:  fmt.Sprintf("the relocation at %#x reaches beyond its entry", r.Offset),
+				Hint: "this kernel lays the section out in a way that is not known yet"})
+			return
+		}
 		e.refs = append(e.refs, g.resolve(s, r, off))
 	}
 	e.owner = e.refs[0].node
