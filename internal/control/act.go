@@ -22,6 +22,8 @@ type Act struct {
 	Nonce string `json:"nonce,omitempty"`
 	// Off: called off. A host that had acted before it heard of that says so by the nonce.
 	Off bool `json:"off,omitempty"`
+	// Met: another machine stands in for the host, which need not act any more.
+	Met bool `json:"met,omitempty"`
 	// Back: this is the way back.
 	Back bool `json:"back,omitempty"`
 }
@@ -70,7 +72,7 @@ func same[T comparable](a, b *T) bool {
 
 // fill completes a Desired.
 func (d *Act) fill(out *wire.Desired) {
-	if d == nil || d.Off || d.Nonce == "" {
+	if d == nil || d.Off || d.Met || d.Nonce == "" {
 		return
 	}
 	out.Action, out.Nonce = d.Action, d.Nonce
@@ -97,7 +99,7 @@ func (d *Act) done(r wire.Report) bool {
 	switch into := d.Action == wire.ActionReboot && d.Name != ""; {
 	case r.Out || into && !r.Kernel.Named(d.Name):
 		return false
-	case into && r.Phase == wire.PhaseApplied:
+	case d.Met || into && r.Phase == wire.PhaseApplied:
 		return true
 	}
 	return r.Nonce == d.Nonce

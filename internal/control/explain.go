@@ -29,6 +29,10 @@ func Explain(s *State, v *View, id fleet.HostID, now time.Time) Explanation {
 		e.Blocker = *blocked(KindUnselected, "when it is enrolled", "it is not enrolled")
 		return e
 	}
+	if by := s.Host(id).Gone; by != "" {
+		e.Blocker = *blocked(KindGone, "", "host %s stands in for it since it was replaced", by)
+		return e
+	}
 	r := s.concerns(seen)
 	if r == nil {
 		e.Blocker = *blocked(KindUnselected, "a rollout that selects it", "no open rollout selects it")

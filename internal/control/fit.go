@@ -26,6 +26,7 @@ const (
 	KindKernel     Kind = "kernel"
 	KindAbility    Kind = "ability"
 	KindDebt       Kind = "debt"
+	KindGone       Kind = "replaced"
 	KindQuarantine Kind = "quarantine"
 	KindBad        Kind = "bad version"
 	KindBusy       Kind = "other rollout"

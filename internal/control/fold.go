@@ -29,8 +29,10 @@ func (t *turn) fold() {
 	}
 	t.m.unread = left
 	if len(t.rec.Crashes) > 0 { // one kind of thing per record, crashes first
-		t.rec.Moves, t.rec.Adopts, t.rec.Owes = nil, nil, nil
+		t.rec.Moves, t.rec.Adopts, t.rec.Owes, t.rec.Successions = nil, nil, nil, nil
 	} else if len(t.rec.Adopts) > 0 {
+		t.rec.Moves, t.rec.Owes, t.rec.Successions = nil, nil, nil
+	} else if len(t.rec.Successions) > 0 {
 		t.rec.Moves, t.rec.Owes = nil, nil
 	} else if len(t.rec.Owes) > 0 {
 		t.rec.Moves = nil
@@ -44,7 +46,7 @@ func (t *turn) foldOne(x *memoHost) bool {
 	}
 	before := len(t.rec.Crashes)
 	t.foldCrashes(x.seen)
-	return len(t.rec.Crashes) > before || t.foldHost(x.seen, x.host)
+	return len(t.rec.Crashes) > before || t.succeeds(x.seen) || t.foldHost(x.seen, x.host)
 }
 
 func (t *turn) foldCrashes(seen *Seen) {

@@ -287,6 +287,8 @@ func (m *memo) place(p *planner, i int32, now time.Time) (plan.State, bool) {
 		delete(p.blocks, i)
 	}
 	switch {
+	case h != nil && h.Gone != "":
+		return plan.Absent, false
 	case h != nil && h.Rollout == r.ID && h.Phase != rollout.Waiting:
 		return plan.Taken, out
 	case !r.Policy.Select.Matches(seen.Labels):
@@ -379,7 +381,7 @@ func (m *memo) look(r *rollout.Rollout, now time.Time) *watch {
 		if selected && p.Out(int32(i)) != x.away(silent) {
 			m.refit(int32(i), now)
 		}
-		if x.heard != 0 && (selected || r.Policy.Select.Matches(x.seen.Labels)) {
+		if x.heard != 0 && (x.host == nil || x.host.Gone == "") && (selected || r.Policy.Select.Matches(x.seen.Labels)) {
 			w.all++
 			if !silent {
 				w.heard++

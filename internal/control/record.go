@@ -21,6 +21,8 @@ type Record struct {
 	Adopts  []Adopt  `json:"adopts,omitempty"`
 	Owes    []Owes   `json:"owes,omitempty"`
 	Payoffs []Payoff `json:"payoffs,omitempty"`
+	// Successions are machines that stand in for replaced ones.
+	Successions []Succession `json:"successions,omitempty"`
 	// Drops are hosts told to take off a live patch that was reverted, though
 	// another rollout has them.
 	Drops   []fleet.HostID `json:"drops,omitempty"`
@@ -40,7 +42,7 @@ const (
 // Empty says that nothing was decided: there is nothing to append.
 func (r Record) Empty() bool {
 	return r.Command == nil && len(r.Adopts) == 0 && len(r.Crashes) == 0 && len(r.Moves) == 0 &&
-		len(r.Waves) == 0 && len(r.Changes) == 0 && len(r.Owes) == 0 && len(r.Payoffs) == 0 && len(r.Drops) == 0
+		len(r.Waves) == 0 && len(r.Changes) == 0 && len(r.Owes) == 0 && len(r.Payoffs) == 0 && len(r.Successions) == 0 && len(r.Drops) == 0
 }
 
 // Hosts are the hosts whose Desired this record may have changed: nudge them.
@@ -48,6 +50,9 @@ func (r Record) Hosts() []fleet.HostID {
 	out := slices.Clone(r.Drops)
 	for _, a := range r.Adopts {
 		out = append(out, a.Host)
+	}
+	for _, s := range r.Successions {
+		out = append(out, s.New)
 	}
 	for _, m := range r.Moves {
 		if m.Orders() {

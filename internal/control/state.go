@@ -50,6 +50,8 @@ type Host struct {
 	// Excused: it went down with its whole failure domain, so a failure that
 	// came of it is not held against it and it gets another try.
 	Excused bool `json:"excused,omitempty"`
+	// Gone is the machine that stands in for it since it was replaced.
+	Gone fleet.HostID `json:"gone,omitempty"`
 	// Debt is the reboot it owes, nil for none.
 	Debt *Debt `json:"debt,omitempty"`
 	// Strikes are its failures in a row, Quarantine what came of them.
@@ -172,6 +174,9 @@ func (s *State) apply(r Record) error {
 		if err := s.applyCrash(c); err != nil {
 			return err
 		}
+	}
+	for _, c := range r.Successions {
+		s.applySuccession(c)
 	}
 	for _, o := range r.Owes {
 		s.host(o.Host).booted(o.Boot, o.Live, r.At)

@@ -133,6 +133,9 @@ func backwards(p *policy.Policy) *policy.Policy {
 // placeBack is what host i is to the way back of a rollout.
 func (m *memo) placeBack(p *planner, i int32, silent bool) plan.State {
 	seen, h, r := m.hosts[i].seen, m.hosts[i].host, p.rollout
+	if h != nil && h.Gone != "" {
+		return plan.Absent
+	}
 	if h == nil || h.Rollout != r.ID {
 		if r.Policy.Select.Matches(seen.Labels) {
 			return plan.Unfit

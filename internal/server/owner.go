@@ -63,6 +63,7 @@ type host struct {
 func (h *host) labels() fleet.Labels {
 	out := fleet.Labels{"name": h.reg.Name}
 	maps.Copy(out, h.report.Labels)
+	delete(out, control.LabelReplaces) // only a token may say so
 	maps.Copy(out, h.reg.Labels)
 	out["host"] = string(h.reg.Host)
 	return out
