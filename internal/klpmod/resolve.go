@@ -251,9 +251,9 @@ func (l *linker) dropForeignKeys() {
 }
 
 func (l *linker) foreignKey(c *chunk, e *elfdiff.External) (drop bool) {
-	where := "the patch"
+	where, symbol := "the patch", "" // without a symbol, a refusal names the section
 	if c.Entry != nil {
-		where = c.Entry.Name
+		where, symbol = c.Entry.Name, c.Entry.Name
 	}
 	switch {
 	case c.Section == ".static_call_sites" && strings.HasPrefix(e.Name, "__SCK__tp_func_"):
@@ -268,11 +268,11 @@ func (l *linker) foreignKey(c *chunk, e *elfdiff.External) (drop bool) {
 		l.note("In %s, dynamic debug messages of module %s stay off while the live patch is on.", where, c.target.Object)
 		return true
 	case c.Section == "__jump_table":
-		l.refuse(elfdiff.Refusal{Class: elfdiff.ClassJumpLabel, Symbol: where, Section: c.Section, Source: c.source(),
+		l.refuse(elfdiff.Refusal{Class: elfdiff.ClassJumpLabel, Symbol: symbol, Section: c.Section, Source: c.source(),
 			Why:  fmt.Sprintf("its static branch has the key %s in module %s, which may not be loaded yet when the kernel needs it", e.Name, c.target.Object),
 			Hint: "Read the key with static_key_enabled() in the patched function instead."})
 	default:
-		l.refuse(elfdiff.Refusal{Class: elfdiff.ClassSpecial, Symbol: where, Section: c.Section, Source: c.source(),
+		l.refuse(elfdiff.Refusal{Class: elfdiff.ClassSpecial, Symbol: symbol, Section: c.Section, Source: c.source(),
 			Why:  fmt.Sprintf("its entry refers to %s in module %s, which may not be loaded yet when the kernel needs it", e.Name, c.target.Object),
 			Hint: "Write the function without the construct that makes the entry."})
 	}
