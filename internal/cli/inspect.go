@@ -51,7 +51,7 @@ cannot be traced; a kernel that its vendor no longer repairs; and, with
 	format := outputFlag(cmd)
 	cmd.Flags().StringArrayVar(&keys, "publisher-key", nil, "public key that must have signed the bundle; may be repeated")
 	cmd.Flags().StringVar(&extract, "extract-module", "", "write the kernel module to this file")
-	cmd.Flags().StringVar(&profile, "profile", "", "what perf report --stdio printed, or folded stacks of perf script: says which functions are hot there")
+	cmd.Flags().StringVar(&profile, "profile", "", "what perf report --stdio or perf script printed, or folded stacks: says which functions are hot there")
 	cmd.Flags().BoolVar(&diffs, "diffs", false, "print the diffs as well")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		file, err := os.ReadFile(args[0])

@@ -42,30 +42,24 @@ func (e *ProfileError) Error() string {
 	return fmt.Sprintf("read profile: line %d: %s", e.Line, e.Msg)
 }
 
-// ReadProfile reads what `perf report --stdio` prints, or folded stacks: lines
-// of "command;outermost;...;innermost count", as stackcollapse-perf.pl makes
-// them of `perf script`. Errors are *ProfileError.
+// ReadProfile reads what `perf report --stdio` or `perf script` prints, or
+// folded stacks: lines of "command;outermost;...;innermost count", as
+// stackcollapse-perf.pl makes them of the latter. Errors are *ProfileError.
 func ReadProfile(r io.Reader) (*Profile, error) {
-	var report reportReader
-	folded := foldedReader{counts: map[string]*foldedCount{}}
 	in := bufio.NewScanner(r)
 	in.Buffer(nil, maxLine)
-	var read func(line string) error
+	var reader profileReader
 	n := 0
 	for in.Scan() {
 		n++
 		line := strings.TrimRight(in.Text(), " \t\r")
-		if line == "" {
+		if reader == nil && line != "" {
+			reader = readerFor(line)
+		}
+		if reader == nil {
 			continue
 		}
-		if read == nil {
-			// The report begins with comments; a folded stack cannot.
-			read = folded.line
-			if strings.HasPrefix(line, "#") || percent.MatchString(line) {
-				read = report.line
-			}
-		}
-		if err := read(line); err != nil {
+		if err := reader.line(line); err != nil {
 			return nil, &ProfileError{Line: n, Msg: err.Error()}
 		}
 	}
@@ -74,14 +68,31 @@ func ReadProfile(r io.Reader) (*Profile, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("read profile: %w", err)
 	}
-	shares := report.shares
-	if folded.total > 0 {
-		shares = folded.shares()
+	p := &Profile{}
+	if reader != nil {
+		p.shares = reader.shares()
 	}
-	if len(shares) == 0 {
-		return nil, &ProfileError{Msg: "it has no kernel function: give what `perf report --stdio` prints, or folded stacks of `perf script`"}
+	if len(p.shares) == 0 {
+		return nil, &ProfileError{Msg: "it has no kernel function: give what `perf report --stdio` or `perf script` prints, or folded stacks"}
 	}
-	return &Profile{shares: shares}, nil
+	return p, nil
+}
+
+// profileReader reads one form of profile, line by line; blank ones too.
+type profileReader interface {
+	line(string) error
+	shares() map[string]Share
+}
+
+// readerFor tells the form by the first line that is not blank.
+func readerFor(line string) profileReader {
+	switch {
+	case strings.HasPrefix(line, "#"), percent.MatchString(line):
+		return &reportReader{}
+	case sampleHead.MatchString(line):
+		return &scriptReader{}
+	}
+	return &foldedReader{}
 }
 
 // Len is how many kernel functions the profile has.
@@ -107,8 +118,10 @@ var (
 // reportReader reads `perf report --stdio`.
 type reportReader struct {
 	children bool // the first share is with what the function calls
-	shares   map[string]Share
+	found    map[string]Share
 }
+
+func (r *reportReader) shares() map[string]Share { return r.found }
 
 func (r *reportReader) line(line string) error {
 	if strings.HasPrefix(line, "#") {
@@ -135,11 +148,11 @@ func (r *reportReader) line(line string) error {
 	if r.children && m[2] != "" {
 		s.Self, s.Total = s.Total, s.Self
 	}
-	if r.shares == nil {
-		r.shares = map[string]Share{}
+	if r.found == nil {
+		r.found = map[string]Share{}
 	}
-	old := r.shares[stem(m[4])] // the same function under several commands
-	r.shares[stem(m[4])] = Share{Self: min(1, old.Self+s.Self), Total: min(1, old.Total+s.Total)}
+	old := r.found[stem(m[4])] // the same function under several commands
+	r.found[stem(m[4])] = Share{Self: min(1, old.Self+s.Self), Total: min(1, old.Total+s.Total)}
 	return nil
 }
 
@@ -153,63 +166,6 @@ func share(text string, into *float64) error {
 	}
 	*into = v / 100
 	return nil
-}
-
-// foldedReader reads folded stacks.
-type foldedReader struct {
-	total  float64
-	counts map[string]*foldedCount
-	marked bool // the kernel's frames are marked with _[k]
-}
-
-type foldedCount struct {
-	self, total float64
-	kernel      bool // a frame of that name is marked
-}
-
-func (r *foldedReader) line(line string) error {
-	at := strings.LastIndexAny(line, " \t")
-	if at < 0 {
-		return errors.New("neither a line of perf report --stdio nor a folded stack (command;function;... count)")
-	}
-	count, err := strconv.ParseUint(line[at+1:], 10, 53)
-	if err != nil {
-		return fmt.Errorf("%q is no number of samples", line[at+1:])
-	}
-	frames := strings.Split(strings.TrimSpace(line[:at]), ";")
-	r.total += float64(count)
-	seen := map[string]bool{}
-	for i, frame := range frames {
-		if i == 0 && len(frames) > 1 {
-			continue // the command
-		}
-		name, kernel := strings.CutSuffix(frame, "_[k]")
-		name, r.marked = stem(name), r.marked || kernel
-		c := r.counts[name]
-		if c == nil {
-			c = &foldedCount{}
-			r.counts[name] = c
-		}
-		c.kernel = c.kernel || kernel
-		if !seen[name] {
-			seen[name] = true
-			c.total += float64(count)
-		}
-		if i == len(frames)-1 {
-			c.self += float64(count)
-		}
-	}
-	return nil
-}
-
-func (r *foldedReader) shares() map[string]Share {
-	out := make(map[string]Share, len(r.counts))
-	for name, c := range r.counts {
-		if name != "" && c.kernel == r.marked {
-			out[name] = Share{Self: c.self / r.total, Total: c.total / r.total}
-		}
-	}
-	return out
 }
 
 // From which share of all samples a function counts as hot.

@@ -54,6 +54,22 @@ fio;[unknown];entry_SYSCALL_64;do_syscall_64;ksys_read;vfs_read;ext4_file_read_i
 swapper;cpu_startup_entry;native_safe_halt 60
 `
 
+const script = `cc1 19149 [000] 16581.570204:     250000 cpu-clock: 
+	ffffffff822010c9 _raw_spin_unlock_irqrestore+0x19 ([kernel.kallsyms])
+	ffffffff8136ab71 vfs_read.isra.0+0x91 ([kernel.kallsyms])
+	          1598327 read+0x37 (/usr/lib/gcc/x86_64-linux-gnu/12/cc1)
+	            75b51 [unknown] (/memfd:sealed (deleted))
+
+kworker/0:1-ev    12 [001] 16581.570410:     250000 cpu-clock: 
+	ffffffffc0a1b010 ext4_writepages+0x10 ([ext4])
+
+swapper     0 [001] 16581.570511: cpu-clock:  ffffffff81e00000 native_safe_halt+0xe ([kernel.kallsyms])
+:-1    -1 [001] 16581.592761:     250000 cpu-clock: 
+
+Web Content 77/78 16581.6: cycles:
+	               0 [unknown] ([unknown])
+`
+
 func TestReadProfile(t *testing.T) {
 	for _, tt := range []struct {
 		text, function string
@@ -72,6 +88,11 @@ func TestReadProfile(t *testing.T) {
 		{folded, "ksys_read", 0, 0.4},
 		{folded, "native_safe_halt", 0.6, 0.6},
 		{folded, "swapper", 0, 0},
+		{script, "vfs_read", 0, 0.2},
+		{script, "_raw_spin_unlock_irqrestore", 0.2, 0.2},
+		{script, "ext4_writepages", 0.2, 0.2},
+		{script, "native_safe_halt", 0.2, 0.2},
+		{script, "read", 0, 0},
 		{"a;read;vfs_read_[k] 1\na;read 1\n", "vfs_read", 0.5, 0.5},
 		{"a;read;vfs_read_[k] 1\na;read 1\n", "read", 0, 0},
 	} {
@@ -98,6 +119,7 @@ func TestReadProfileErrors(t *testing.T) {
 		{"a;b 1\na;b x\n", 2, `"x" is no number of samples`},
 		{"a;b -1\n", 1, "is no number of samples"},
 		{"a;b 0\n", 0, "no kernel function"},
+		{script + "\tnonsense\n", 15, "neither a sample of perf script nor one of its frames"},
 		{"# Overhead  Command\n    50.00%  swapper\n", 2, "let perf report sort by symbol"},
 		{"   250.00%  swapper [kernel.kallsyms] [k] do_idle\n", 1, "250.00% is no share"},
 		{"a;" + strings.Repeat("b;", maxLine) + " 1\n", 1, "longer than"},
@@ -123,7 +145,7 @@ func TestHot(t *testing.T) {
 }
 
 func FuzzReadProfile(f *testing.F) {
-	for _, seed := range []string{report, tree, folded, "a;b 1\n"} {
+	for _, seed := range []string{report, tree, folded, script, "a;b 1\n"} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
