@@ -31,7 +31,7 @@ type Result struct {
 	// Later is how many hosts have the targets of the rollouts that began later.
 	Later []int `json:"later_running,omitempty"`
 	// Waits are the reasons why hosts have not started, and how many wait for
-	// each; only if the run ended before the first rollout did.
+	// each; only if the run ended before its rollouts did.
 	Waits map[string]int `json:"waits,omitempty"`
 	// Background are crashes of healthy hosts, patched or not.
 	Background int `json:"background"`
@@ -384,7 +384,7 @@ func (w *world) finish() {
 	r := w.state.Rollout("r1")
 	w.out.Phase, w.out.Reason, w.out.Hold, w.out.Took = r.Phase, r.Reason, r.Hold, w.now
 	w.out.Exposed, w.out.Counted, w.out.Records = r.Exposure.Exposed, len(r.Crashed), w.state.Seq()
-	w.out.Waits = w.waits(r)
+	w.out.Waits = w.waits()
 	w.out.Later = make([]int, len(w.orders)-1)
 	for i := range w.hosts {
 		for n := range w.orders {
@@ -406,13 +406,14 @@ func (w *world) finish() {
 // mostWaits is up to how many hosts are asked what they wait for.
 const mostWaits = 2000
 
-func (w *world) waits(r *rollout.Rollout) map[string]int {
-	if r.Phase != rollout.PhaseRunning || len(w.hosts) > mostWaits {
+func (w *world) waits() map[string]int {
+	if w.over() || len(w.hosts) > mostWaits {
 		return nil
 	}
 	out := map[string]int{}
 	for i := range w.hosts {
-		if e := control.Explain(w.state, w.view, w.hosts[i].id, w.at(w.now)); e.Rollout == r.ID && e.Phase == rollout.Waiting {
+		e := control.Explain(w.state, w.view, w.hosts[i].id, w.at(w.now))
+		if r := w.state.Rollout(e.Rollout); r != nil && r.Phase == rollout.PhaseRunning && e.Phase == rollout.Waiting {
 			out[e.Reason]++
 		}
 	}
