@@ -84,7 +84,7 @@ func runSim(cmd *cobra.Command, file string, o simOptions) error {
 	if err != nil {
 		return err
 	}
-	forecast := plan.Ahead(p, fleet.Work(p.Target, o.takes), time.Now())
+	forecast := plan.Ahead(p, fleet.Work(p.Target, o.takes), sim.Started())
 	if o.forecast {
 		return printForecast(cmd.OutOrStdout(), p, forecast, o.json)
 	}

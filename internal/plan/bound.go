@@ -14,6 +14,9 @@ type Bound struct {
 	Name  string        `json:"name"`
 	Least time.Duration `json:"least_ns"`
 	Why   string        `json:"why"`
+	// hides is how much of a soak can pass within the bound: the time that it
+	// has nobody start anyway.
+	hides time.Duration
 }
 
 // sum is the work in one group.
@@ -112,32 +115,47 @@ func bounds(pol *policy.Policy, hosts []Work, waves []WavePlan, from time.Time) 
 	if s.all.n == 0 {
 		return nil
 	}
-	out := []Bound{{"longest", s.all.longest, "the longest single host"}}
+	out := []Bound{{Name: "longest", Least: s.all.longest, Why: "the longest single host"}}
 	out = append(out, groupBounds(pol, s)...)
 	if !pol.Down.Zero() {
 		u := pol.Down.Of(s.all.n)
-		out = append(out, Bound{"unavailable", s.all.slots(u, 0), fmt.Sprintf("%d hosts, %d out at once", s.all.n, u)})
+		out = append(out, Bound{Name: "unavailable", Least: s.all.slots(u, 0), Why: fmt.Sprintf("%d hosts, %d out at once", s.all.n, u)})
 	}
 	if !pol.Rate.Zero() {
-		out = append(out, Bound{"rate", s.all.sliding(pol.Rate), fmt.Sprintf("%d hosts, %s", s.all.n, pol.Rate)})
+		out = append(out, Bound{Name: "rate", Least: s.all.sliding(pol.Rate), Why: fmt.Sprintf("%d hosts, %s", s.all.n, pol.Rate), hides: pol.Rate.Per})
 	}
-	var soaks time.Duration
-	for _, w := range pol.Waves[:len(pol.Waves)-1] {
-		soaks += w.Soak
+	if t := settling(pol, waves); t > 0 {
+		out = append(out, Bound{Name: "batches", Least: s.all.longest + t, Why: fmt.Sprintf("%s until batches have settled", policy.Span(t))})
 	}
-	proofs := settling(pol, waves)
 	for i := range out {
-		out[i].Least = inWindows(pol, from, out[i].Least-s.all.least, s.all.least) + soaks + proofs
-		if proofs > 0 {
-			out[i].Why += fmt.Sprintf(", %s until batches have settled", policy.Span(proofs))
-		}
-		if soaks > 0 {
-			out[i].Why += fmt.Sprintf(", and %s of soaks", soaks)
-		}
+		out[i].soaked(pol, before(pol, waves), from, s.all.least)
 	}
 	out = append(out, gateBounds(pol, s.all.n)...)
 	slices.SortStableFunc(out, func(a, b Bound) int { return cmp.Compare(b.Least, a.Least) })
 	return out
+}
+
+// before are the waves that soak before the last host starts.
+func before(pol *policy.Policy, waves []WavePlan) []policy.Wave {
+	for i := len(waves) - 1; i > 0; i-- {
+		if waves[i].Hosts > 0 {
+			return pol.Waves[:i]
+		}
+	}
+	return nil
+}
+
+// soaked adds what soaks and windows cost at least. Soaks may pass while
+// windows are closed, so of these two it is the longer.
+func (b *Bound) soaked(pol *policy.Policy, waves []policy.Wave, from time.Time, last time.Duration) {
+	var soaks time.Duration
+	for _, w := range waves {
+		soaks += max(0, w.Soak-b.hides)
+	}
+	b.Least = max(b.Least+soaks, inWindows(pol, from, b.Least-last, last))
+	if soaks > 0 {
+		b.Why += fmt.Sprintf(", and %s of soaks", policy.Span(soaks))
+	}
 }
 
 // settling is how long the batches of live waves wait for those before them.
@@ -167,13 +185,13 @@ func groupBounds(pol *policy.Policy, s sums) []Bound {
 		g, b := s.groups[k], &pol.Budgets[k.budget]
 		domains[k.budget] += max(g.longest, g.cap(b))
 		if least := g.cap(b); least > best[k.budget].Least {
-			best[k.budget] = Bound{b.Name, least, fmt.Sprintf("%d hosts of %s %s", g.n, b.Name, k.value)}
+			best[k.budget] = Bound{Name: b.Name, Least: least, Why: fmt.Sprintf("%d hosts of %s %s", g.n, b.Name, k.value), hides: max(b.Warm, b.Starts.Per)}
 		}
 	}
 	for i, b := range pol.Budgets {
 		if b.Domains > 0 {
 			if least := domains[i] / time.Duration(b.Domains); least > best[i].Least {
-				best[i] = Bound{b.Name, least, fmt.Sprintf("%ss one after the other, %d at a time", b.GroupBy, b.Domains)}
+				best[i] = Bound{Name: b.Name, Least: least, Why: fmt.Sprintf("%ss one after the other, %d at a time", b.GroupBy, b.Domains), hides: max(b.Warm, b.Starts.Per)}
 			}
 		}
 	}

@@ -136,7 +136,7 @@ func (a *ahead) play() {
 		plan := WavePlan{Name: spec.Name, Opens: a.now}
 		n, ok := a.wave(w)
 		plan.Hosts = n
-		if n > 0 {
+		if n > 0 || w > 0 && spec.Select == nil && len(a.f.Times) > 0 {
 			a.now += spec.Soak
 		}
 		if why := a.ends(w); ok && why != "" {

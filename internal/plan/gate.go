@@ -101,9 +101,9 @@ func gateBounds(pol *policy.Policy, n int) []Bound {
 		least := days(need.HostDays / float64(max(1, hosts)))
 		switch {
 		case w.Control:
-			out = append(out, Bound{"control arm", min(pol.Gate.Control.By, days(need.HostDays/float64(n))), "the control arm waits until the gate is sure"})
+			out = append(out, Bound{Name: "control arm", Least: min(pol.Gate.Control.By, days(need.HostDays/float64(n))), Why: "the control arm waits until the gate is sure"})
 		case i < len(pol.Waves)-1 && pol.Gate.OnInconclusive == policy.InconclusiveHold && float64(hosts) >= need.Hosts:
-			out = append(out, Bound{"gate", least + soaks, fmt.Sprintf("wave %s holds until its %d hosts have shown %.0f host-days", w.Name, hosts, need.HostDays)})
+			out = append(out, Bound{Name: "gate", Least: least + soaks, Why: fmt.Sprintf("wave %s holds until its %d hosts have shown %.0f host-days", w.Name, hosts, need.HostDays)})
 		}
 		if i < len(pol.Waves)-1 {
 			soaks += w.Soak

@@ -85,7 +85,7 @@ func Run(o Options) (Result, error) {
 }
 
 func newWorld(o Options, orders []ordered) *world {
-	w := &world{o: o, start: started(), rng: rand.New(rand.NewPCG(o.Seed, 0x5eed)), faults: o.Faults, orders: orders, blamed: digestOf(o.Blame),
+	w := &world{o: o, start: Started(), rng: rand.New(rand.NewPCG(o.Seed, 0x5eed)), faults: o.Faults, orders: orders, blamed: digestOf(o.Blame),
 		state: control.New(), view: control.NewView(), epoch: 1, cut: map[int][]int32{}, out: &Result{Seed: o.Seed, Hosts: o.Fleet.Size()}}
 	w.hosts = o.Fleet.hosts()
 	w.index = make(map[fleet.HostID]int32, len(w.hosts))

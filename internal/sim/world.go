@@ -63,8 +63,8 @@ type world struct {
 	rate    float64 // crashes of healthy hosts per hour, whole fleet
 }
 
-// started is when every run begins: a Saturday morning.
-func started() time.Time { return time.Date(2026, 11, 21, 9, 0, 0, 0, time.UTC) }
+// Started is when every run begins: a Saturday morning.
+func Started() time.Time { return time.Date(2026, 11, 21, 9, 0, 0, 0, time.UTC) }
 
 // forever is later than any run.
 const forever = 20 * 365 * 24 * time.Hour
