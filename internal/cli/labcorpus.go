@@ -1,8 +1,11 @@
 package cli
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
@@ -27,7 +30,8 @@ its source, makes a patch of that file alone, and builds a live patch from it. W
 was built is loaded into that kernel in QEMU, with its target module loaded where the
 guest can, makes its transition, is disabled and unloaded; any warning of the kernel
 counts as an error. The last lines hold the figures; the exit code is 0 only without
-errors. Results are kept in the work folder: a run that was interrupted goes on.`,
+errors. Results are kept in the work folder: a run that was interrupted goes on, with
+the same build of afloat; another build begins anew.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runCorpus(cmd, f) },
 	}
@@ -45,6 +49,24 @@ errors. Results are kept in the work folder: a run that was interrupted goes on.
 	return cmd
 }
 
+// programDigest tells builds of this program apart: 12 hex digits.
+func programDigest() (string, error) {
+	path, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find this program: %w", err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("read this program: %w", err)
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", fmt.Errorf("read this program: %w", err)
+	}
+	return hex.EncodeToString(sum.Sum(nil))[:12], nil
+}
+
 func runCorpus(cmd *cobra.Command, f corpusFlags) error {
 	cache, err := kitCache(cmd.ErrOrStderr(), f.debs)
 	if err != nil {
@@ -60,7 +82,11 @@ func runCorpus(cmd *cobra.Command, f corpusFlags) error {
 			return err
 		}
 	}
-	o.Dir = filepath.Join(f.work, o.Kit.Release()+"_"+o.After)
+	program, err := programDigest()
+	if err != nil {
+		return err
+	}
+	o.Dir = filepath.Join(f.work, o.Kit.Release()+"_"+o.After+"_"+program)
 	o.Progress = func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) }
 	report, err := corpus.Run(cmd.Context(), o)
 	if err != nil {
