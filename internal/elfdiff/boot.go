@@ -43,10 +43,10 @@ func (k *carrier) settleBoot() {
 func (k *carrier) bootRefusal(n *node, shared string) Refusal {
 	r := Refusal{Class: ClassInit, Symbol: n.name, Section: n.section.Name, Source: k.c.patched.object.declared(n.symbol),
 		Why:  "it runs only at boot, at module load or at unload",
-		Hint: "leave this change out: it takes effect with the next kernel; what must happen now belongs into a callback"}
+		Hint: "leave this change out: it takes effect with the next kernel; what must happen now belongs into a callback (AFLOAT_CALLBACKS, AFLOAT_IGNORE_FUNCTION)"}
 	if k.c.opts.BuiltIn && len(k.chunks) > 0 {
 		r.Why = "it ran at boot in its old form, and the rest of the patch may rely on the new one: both use " + shared
-		r.Hint = "leave this change out if the rest does not need it; what must happen now belongs into a callback"
+		r.Hint = "leave this change out if the rest does not need it; what must happen now belongs into a callback (AFLOAT_CALLBACKS, AFLOAT_IGNORE_FUNCTION)"
 	}
 	return r
 }

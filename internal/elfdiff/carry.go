@@ -56,7 +56,7 @@ func (k *carrier) replaceable(n *node) bool {
 	switch {
 	case discarded(n.section.Name) || discarded(n.pair.section.Name):
 		r.Class, r.Why = ClassInit, "it runs only at boot, at module load or at unload"
-		r.Hint = "leave this change out: it takes effect with the next kernel; what must happen now belongs into a callback"
+		r.Hint = "leave this change out: it takes effect with the next kernel; what must happen now belongs into a callback (AFLOAT_CALLBACKS, AFLOAT_IGNORE_FUNCTION)"
 	case k.c.grouped(n) != "":
 		r.Class, r.Why = ClassGroup, "it is in section group "+k.c.grouped(n)+", of which several objects have one, and the linker kept any"
 		r.Hint = "leave this function as it is, and call a new one of another name"

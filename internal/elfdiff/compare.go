@@ -223,7 +223,7 @@ func (c *comparison) checkData() {
 		switch {
 		case o.size != n.size:
 			r.Why = "its size changed, and code outside of this patch may use it"
-			r.Hint = "leave the variable as it is and put what is new into a new variable, or into a shadow variable"
+			r.Hint = "leave the variable as it is and put what is new into a new variable, or into a shadow variable (AFLOAT_SHADOW)"
 		case o.section.Type != n.section.Type && !allZero(o) || o.section.Flags&elf.SHF_WRITE != n.section.Flags&elf.SHF_WRITE:
 			r.Why = "it moved from section " + o.section.Name
 			r.Hint = "keep the variable's attributes"
@@ -231,7 +231,7 @@ func (c *comparison) checkData() {
 			continue
 		case !c.sameContent(o, n):
 			r.Why = "its initial value changed, and the running kernel keeps the old one"
-			r.Hint = "set the new value in a function that runs, or in a callback when the patch is applied"
+			r.Hint = "set the new value in a function that runs, or in a callback when the patch is applied (AFLOAT_CALLBACKS, AFLOAT_IGNORE_DATA)"
 			if n.section.Flags&elf.SHF_WRITE == 0 {
 				r.Hint = "leave it as it is, and have the changed functions use a constant of another name; what holds a pointer to the old one keeps it"
 			}

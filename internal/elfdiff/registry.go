@@ -27,7 +27,7 @@ func registryRefusal(name string, before, after []*Section) Refusal {
 		r.Hint = "leave the exports as they are; new functions of a live patch need none"
 	case discarded(name), name == "__param", name == ".modinfo":
 		r.Class, r.Why = ClassInit, "it is read only at boot or module load, which is over"
-		r.Hint = "register from a callback that runs when the patch is applied, or leave it to the next kernel"
+		r.Hint = "register from a callback that runs when the patch is applied (AFLOAT_CALLBACKS, AFLOAT_IGNORE_SECTION), or leave it to the next kernel"
 	case strings.Contains(name, "trace") || name == "_ftrace_events" || name == "__bpf_raw_tp_map":
 		r.Why = "trace events changed, and the running kernel has registered the old ones"
 		r.Hint = "leave trace events as they are; use pr_debug or printk in the patch"

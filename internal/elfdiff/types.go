@@ -12,7 +12,7 @@ import (
 // ClassType: the layout or meaning of a type that code outside of the patch may share.
 const ClassType Class = "type"
 
-const typeHint = "keep the type as it is: put a new field into a shadow variable, or give data that only new code sees a type of another name"
+const typeHint = "keep the type as it is: put a new field into a shadow variable (AFLOAT_SHADOW), or give data that only new code sees a type of another name"
 
 // CompareTypes compares what two objects declare, by their debug information:
 // the types at file scope, the variables that outlive a call, and the functions
