@@ -247,19 +247,36 @@ type reference struct {
 	branch bool // it is the operand of a call or jump
 }
 
+// references lists those of a function or datum, and of the code that belongs to
+// it elsewhere: alternatives, what is beside them, and fixups.
 func references(n *node) []reference {
 	var out []reference
-	for _, r := range n.refs {
-		out = append(out, reference{r, isBranch(n, r)})
-	}
-	for _, e := range n.entries {
-		for _, r := range e.refs[1:] {
-			out = append(out, reference{r, false})
-		}
-		if e.replacement != nil {
-			out = append(out, references(e.replacement)...)
+	seen := map[*node]bool{}
+	var gather func(*node)
+	add := func(r ref, branch bool) {
+		out = append(out, reference{r, branch})
+		if r.node != nil && r.node.kind == kindSupport {
+			gather(r.node)
 		}
 	}
+	gather = func(n *node) {
+		if seen[n] {
+			return
+		}
+		seen[n] = true
+		for _, r := range n.refs {
+			add(r, isBranch(n, r))
+		}
+		for _, e := range n.entries {
+			for _, r := range e.refs[1:] {
+				add(r, false)
+			}
+			if e.replacement != nil {
+				gather(e.replacement)
+			}
+		}
+	}
+	gather(n)
 	return out
 }
 
@@ -273,7 +290,7 @@ func (n *node) variable() bool {
 // them up for one file's use.
 func ambient(name string) bool {
 	switch name {
-	case "current_task", "pcpu_hot", "const_pcpu_hot", "cpu_number", "__preempt_count", "this_cpu_off", "__per_cpu_offset",
+	case "current_task", "boot_cpu_data", "pcpu_hot", "const_pcpu_hot", "cpu_number", "__preempt_count", "this_cpu_off", "__per_cpu_offset",
 		"__cpu_online_mask", "nr_cpu_ids", "jiffies", "fixed_percpu_data", "__stack_chk_guard":
 		return true
 	}

@@ -75,6 +75,12 @@ func TestCompareBootCode(t *testing.T) {
 			old: "&one", new: "&handle", why: "both use two",
 		},
 		{
+			name: "a variable of the code beside the code",
+			source: `int f(int a) { if (HAS(3)) return printk("y"); return a * 35; }
+				__init int boot(void) { features[3] = 7; return 0; }`,
+			old: "= 7", new: "= 9", why: "both use features",
+		},
+		{
 			name: "code for memory that is added later",
 			source: `static long work; int f(int a) { return a * 35; }
 				__attribute__((section(".meminit.text"), __noinline__)) int grow(void) { return queue(&queue_a, &work); }`,
