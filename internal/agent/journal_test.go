@@ -220,6 +220,11 @@ func FuzzReadEntries(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(line)
+	ordered := converge.Record{Kind: converge.RecordBegun, Boot: "b1", Nonce: "n1", Action: wire.ActionReboot, Object: "6.1.0-56-amd64"}
+	if line, _, err = encodeEntry(sum, entry{Record: &ordered}); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(append(file, line...))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		_, size, _, err := readEntries(data)
 		if err != nil && !errors.Is(err, ErrJournal) {

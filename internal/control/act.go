@@ -93,11 +93,12 @@ func nonce(rollout string, generation uint64) string {
 	return fmt.Sprintf("%s-%d", rollout, generation)
 }
 
-// done says that the host has acted on the order, and is what it should be after
-// it; or that it needed not act, as it ran that kernel already.
+// done says that a host which has settled has acted on the order, and is what it
+// should be after it; or that it needed not act, as it ran that kernel already.
+// One that is out of rotation then is so by its owner's hand, not by the order.
 func (d *Act) done(r wire.Report) bool {
 	switch into := d.Action == wire.ActionReboot && d.Name != ""; {
-	case r.Out || into && !r.Kernel.Named(d.Name):
+	case into && !r.Kernel.Named(d.Name):
 		return false
 	case d.Met || into && r.Phase == wire.PhaseApplied:
 		return true

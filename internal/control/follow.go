@@ -68,7 +68,8 @@ func way(p wire.Phase) (rollout.HostPhase, bool) {
 	return "", false
 }
 
-// settled says that the host does nothing at the moment.
+// settled says that the host does nothing at the moment, and is back in rotation
+// if it was afloat that took it out.
 func settled(p wire.Phase) bool {
 	return p == wire.PhaseApplied || p == wire.PhaseIdle || p == wire.PhaseReverted
 }
@@ -100,16 +101,16 @@ func followsBack(h *Host, r wire.Report) (rollout.HostPhase, string) {
 	lost := r.Phase == wire.PhaseFailed || r.Phase == wire.PhaseRefused
 	back := h.Live == "" && loaded(r) == "" || h.Live != "" && health.Runs(r, h.Live)
 	switch {
-	case h.Act.Off && h.Act.Was == "" && r.Nonce == h.Act.Nonce && !r.Out && (settled(r.Phase) && back || lost): // nothing to go back to
+	case h.Act.Off && h.Act.Was == "" && r.Nonce == h.Act.Nonce && (settled(r.Phase) && back || lost && !r.Out): // nothing to go back to
 		return rollout.Reverted, clip(r.Reason)
 	case h.Act.Off && h.Act.Was == "" && r.Nonce == h.Act.Nonce:
 	case !h.Act.Off && settled(r.Phase) && h.Act.done(r):
 		return rollout.Reverted, clip(r.Reason)
 	case !h.Act.Off && (lost || settled(r.Phase) && r.Nonce == h.Act.Nonce && h.Act.astray(r) != ""):
 		return rollout.Failed, clip("on the way back: " + cmp.Or(r.Reason, h.Act.astray(r)))
-	case h.Act.Off && r.Nonce == h.Act.Nonce && settled(r.Phase) && !r.Out:
+	case h.Act.Off && r.Nonce == h.Act.Nonce && settled(r.Phase):
 		return rollout.Soaking, "it had acted before it was called off"
-	case h.Act.Off && r.Nonce != h.Act.Nonce && (lost || settled(r.Phase) && !r.Out):
+	case h.Act.Off && r.Nonce != h.Act.Nonce && (lost || settled(r.Phase)):
 		return rollout.Reverted, clip(r.Reason)
 	}
 	return rollout.Reverting, ""

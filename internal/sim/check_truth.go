@@ -32,7 +32,7 @@ func (c *checker) trueBudget(r *rollout.Rollout, b policy.Budget) {
 			continue
 		}
 		total[value]++
-		if !h.serves() && h.m != nil {
+		if !h.serves() && h.m != nil && !h.m.owner {
 			out[value]++
 		}
 	}

@@ -23,6 +23,7 @@ type machine struct {
 	acts    map[string]bool // nonces acted on
 	next    string          // kernel that this boot ends in, "" for the default
 	last    string          // module exchanged or unit restarted last
+	owner   bool            // its owner has taken it out of rotation
 }
 
 // never is when what is stuck is over.
@@ -38,12 +39,12 @@ func (h *host) about(s *shard, d time.Duration) time.Duration {
 
 // out says that no work reaches the host, by order.
 func (h *host) out(now time.Duration) bool {
-	return h.m != nil && h.m.drained != 0 && h.m.drained <= now
+	return h.m != nil && (h.m.owner || h.m.drained != 0 && h.m.drained <= now)
 }
 
 // serves says that the host is up, in rotation, and at full strength.
 func (h *host) serves() bool {
-	leaving := h.m != nil && h.m.drained != 0
+	leaving := h.m != nil && (h.m.drained != 0 || h.m.owner)
 	return !h.down && !h.gone && !h.away && !leaving && h.last.Phase != wire.PhaseWarming
 }
 
@@ -123,6 +124,17 @@ func (h *host) leave(s *shard, now time.Duration) bool {
 		}
 	}
 	return m.drained <= now
+}
+
+// byOwner takes the host out of rotation by its owner's hand, or back in.
+func (h *host) byOwner(s *shard, out bool, now time.Duration) {
+	if h.m == nil {
+		h.m = &machine{}
+	}
+	h.m.owner = out
+	if !h.down && !h.gone && !h.away {
+		h.run(s, now)
+	}
 }
 
 // perform carries out an ordered action.

@@ -44,6 +44,8 @@ func TestTargetsThatDisrupt(t *testing.T) {
 		{"kernel: 6.1.0-56-amd64", "lost:20% twice:20%", rollout.PhaseComplete, "", true},
 		{"replace: image-2", "lost:20% late:20%+3m", rollout.PhaseComplete, "", true},
 		{"kernel: 6.1.0-56-amd64", "server-crash@30m+10m", rollout.PhaseComplete, "", true},
+		{"kernel: 6.1.0-56-amd64", "owner-drains:20%@1m+50h", rollout.PhaseComplete, "", true},
+		{"restart: web.service", "owner-drains:20%@1m+1h", rollout.PhaseComplete, "", true},
 		{"kernel: 6.1.0-56-amd64", "stuck-drain:30%", rollout.PhaseRunning, "stuck", false},
 		{"kernel: 6.1.0-56-amd64", "boots-old-kernel", rollout.PhaseRunning, "could not apply", false},
 		{"kernel: 6.1.0-56-amd64", "probe-fails", rollout.PhaseRunning, "could not apply", false},

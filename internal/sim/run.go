@@ -136,7 +136,7 @@ func (w *world) plant() {
 	}
 	for n, f := range w.faults {
 		switch f.Name {
-		case "cut", "down", "server-crash", "abort", "pause", "revert", "join":
+		case "cut", "down", "owner-drains", "server-crash", "abort", "pause", "revert", "join":
 			w.queue.push(event{at: f.At, kind: evFault, fault: n})
 		}
 	}
@@ -150,7 +150,7 @@ func (w *world) begin(n int) {
 	f := w.faults[n]
 	w.say("fault %s", f)
 	switch f.Name {
-	case "cut", "down":
+	case "cut", "down", "owner-drains":
 		w.strike(n)
 	case "server-crash":
 		w.offline = true
@@ -177,13 +177,17 @@ func (w *world) strike(n int) {
 	f := w.faults[n]
 	for _, i := range w.struck(f) {
 		h := &w.hosts[i]
-		if f.Name == "cut" {
+		switch f.Name {
+		case "cut":
 			h.mute = true
 			w.shard(i).silent(h, w.now)
 			w.cut[n] = append(w.cut[n], i)
-			continue
+		case "owner-drains":
+			h.byOwner(w.shard(i), true, w.now)
+			w.cut[n] = append(w.cut[n], i)
+		default:
+			h.die(w.shard(i), w.now, f.For)
 		}
-		h.die(w.shard(i), w.now, f.For)
 	}
 }
 
@@ -215,6 +219,10 @@ func (w *world) end(n int) {
 				w.view.Heard(h.id, w.at(forever))
 				w.shard(i).ask(h, w.now)
 			}
+		}
+	case "owner-drains":
+		for _, i := range w.cut[n] {
+			w.hosts[i].byOwner(w.shard(i), false, w.now)
 		}
 	case "pause":
 		w.operate(control.Resume, n)
