@@ -11,4 +11,12 @@
 //	              effect, and not before and after
 //	later         a module to load only after the live patch, if any
 //	warns         what the one warning that the patch causes mentions, if any
+//
+// A file in testdata/succession is about live patches that follow one another:
+//
+//	build         one line for each: "NAME PATCH", or "NAME on EARLIER PATCH"
+//	modules       of the kernel, put beside them
+//	script        what is done with them in the guest, in the words of succession.sh
+//
+// The pieces of C in docs/how-to/write-a-patch.md are parts of these diffs.
 package patches
