@@ -56,7 +56,7 @@ corpus: setup build ## a live patch from each of 200 files that Debian changed, 
 .PHONY: patches
 patches: TEST_KITS += debian:6.12.117+deb12-amd64
 patches: setup build kits ## live patches written by hand, one for each feature and each kind of refusal, on several kernels, built and loaded (five minutes)
-	AFLOAT_PATCHES=1 $(GO) test -count=1 -v ./internal/lab/patches ./internal/kit
+	AFLOAT_PATCHES=1 $(GO) test -count=1 -p 1 -timeout 40m -v ./internal/lab/patches ./internal/kit
 
 .PHONY: bench-gate
 bench-gate: ## how often the crash gate stops good patches, and how early bad ones (a few minutes)
