@@ -155,8 +155,10 @@ type Observed struct {
 	Limits  Limits
 	// Abilities are the ordered actions this agent can carry out.
 	Abilities []wire.Action
-	// Out: no work reaches the host, and what it had has ended.
-	Out bool
+	// Out: no work reaches the host, and what it had has ended. OutBy names who
+	// else than afloat keeps it out, "" for nobody.
+	Out   bool
+	OutBy string
 	// Default is the release that a boot takes which nobody ordered, "" if not known.
 	Default string
 	// Image the machine was made from, "" if not known.

@@ -17,7 +17,8 @@ type machine struct {
 	kernel, standard string // running, and booted by default
 	image            string
 	made             Made
-	out              bool
+	out              bool // by afloat's order
+	owner            bool // by its owner's hand
 	leaves           time.Duration // when it is out, once it was asked to leave
 	probed           bool
 	acts             map[string]int // how often each nonce was acted on
@@ -38,8 +39,11 @@ func (m *model) observeMachine(o *Observed) {
 		m.out, m.leaves = true, 0
 	}
 	o.Kernel = kernel.ID{Release: m.kernel, Version: modelKernel.Version, BuildID: modelKernel.BuildID}
-	o.Abilities, o.Out, o.Default, o.Image, o.Made = wire.Actions(), m.out, m.standard, m.image, m.made
+	o.Abilities, o.Out, o.Default, o.Image, o.Made = wire.Actions(), m.out || m.owner, m.standard, m.image, m.made
 	o.Hot = []string{"child"}
+	if m.owner {
+		o.OutBy = "its owner"
+	}
 	if m.probed {
 		o.Probes.Known = true
 		if m.kernel == sickKernel {
@@ -70,7 +74,7 @@ func (m *model) doOrdered(a Action) error {
 
 func (m *model) perform(a Action) error {
 	hot := a.Does == wire.ActionModule && a.Object == "child"
-	if !m.out && !hot {
+	if !m.out && !m.owner && !hot {
 		m.t.Fatalf("%s %s though the host is in rotation", a.Does, a.Object)
 	}
 	if m.acts[a.Nonce]++; m.acts[a.Nonce] > 1 {
@@ -154,12 +158,12 @@ func (m *model) checkAction(a Action, d wire.Desired) {
 		return
 	}
 	if fails {
-		if a.Phase != wire.PhaseFailed || a.Reason == "" || !m.out && d.Object() != "broken" {
+		if a.Phase != wire.PhaseFailed || a.Reason == "" || !m.out && !m.owner && d.Object() != "broken" {
 			m.t.Fatalf("%+v cannot be met: %+v, %+v", d, a, m.machine)
 		}
 		return
 	}
-	if a.Phase != wire.PhaseApplied || m.state.Met != d.Nonce || m.out != d.Out {
+	if a.Phase != wire.PhaseApplied || m.state.Met != d.Nonce || m.out != (d.Out && !m.owner) && !m.owner {
 		m.t.Fatalf("%+v: %+v, %+v, journal %+v", d, a, m.machine, m.state)
 	}
 	if d.Kernel != "" && m.kernel != d.Kernel || d.Kernel != "" && m.standard != d.Kernel && m.acts[d.Nonce] > 0 || d.Replace != "" && m.image != d.Replace {

@@ -286,7 +286,7 @@ func TestKilledAnywhereItConvergesAndLoadsOnce(t *testing.T) {
 		m := newModel(t)
 		generation := uint64(0)
 		for range rapid.IntRange(1, 12).Draw(t, "turns") {
-			switch rapid.SampledFrom([]string{"order", "order", "action", "action", "action", "kill", "kill", "reboot", "clean reboot", "again", "replay", "time", "local", "stop"}).Draw(t, "event") {
+			switch rapid.SampledFrom([]string{"order", "order", "action", "action", "action", "kill", "kill", "reboot", "clean reboot", "again", "owner", "replay", "time", "local", "stop"}).Draw(t, "event") {
 			case "order":
 				generation++
 				m.order(generation, rapid.SampledFrom([]bundle.Digest{"", digestOf(1), digestOf(2), digestOf(3), digestOf(4)}).Draw(t, "live"))
@@ -300,6 +300,8 @@ func TestKilledAnywhereItConvergesAndLoadsOnce(t *testing.T) {
 					d.Generation = generation
 					m.offer(d)
 				}
+			case "owner":
+				m.owner = !m.owner
 			case "kill":
 				m.life = rapid.IntRange(0, 12).Draw(t, "life")
 			case "reboot":

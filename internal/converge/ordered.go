@@ -198,9 +198,10 @@ func (t *turn) leave() *Action {
 	return a
 }
 
-// entered notes that the host is back in rotation.
+// entered notes that the host is back in rotation, as far as that is afloat's
+// to bring about (law 8).
 func (t *turn) entered() *Action {
-	if t.j.Turning != TurningIn || t.o.Out {
+	if t.j.Turning != TurningIn || t.o.Out && t.o.OutBy == "" {
 		return nil
 	}
 	return t.note(t.record(RecordEntered), "back in rotation")

@@ -80,6 +80,7 @@ func TestNextOfOrders(t *testing.T) {
 		{"stop file keeps it out", booted, func(s *situation) { s.o.Probes.Known, s.o.Default, s.o.Stopped = true, goodKernel, true }, Wait, wire.PhaseWaiting, "stop file"},
 		{"is to stay out", booted, func(s *situation) { s.o.Probes.Known, s.o.Default, s.j.Desired.Out = true, goodKernel, true }, Note, "", "what was ordered"},
 		{"back in rotation", booted, func(s *situation) { s.j.Turning, s.o.Out = TurningIn, false }, Note, "", "back in rotation"},
+		{"its owner keeps it out", booted, func(s *situation) { s.j.Turning, s.o.OutBy = TurningIn, "its owner" }, Note, "", "back in rotation"},
 		{"warming", booted, func(s *situation) {
 			s.j.Turning, s.o.Out, s.j.Entered, s.o.Probes.Known, s.o.Default = TurningNot, false, testNow-time.Minute, true, goodKernel
 		}, Wait, wire.PhaseWarming, "warming"},

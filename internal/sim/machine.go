@@ -68,6 +68,9 @@ func (h *host) observeMachine(o *converge.Observed, now time.Duration) {
 		return
 	}
 	o.Out, o.Made, o.Limits.Warm = h.out(now), m.made, m.warm
+	if m.owner {
+		o.OutBy = "its owner"
+	}
 	if m.image != "" {
 		o.Image = m.image
 	}
