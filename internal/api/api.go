@@ -21,6 +21,7 @@ const (
 	PathHostRelease = "/v1/hosts/release"
 	PathExplain     = "/v1/hosts/explain"
 	PathDebts       = "/v1/debts"
+	PathTook        = "/v1/took"
 	PathTokens      = "/v1/tokens"
 	PathTokenRevoke = "/v1/tokens/revoke"
 	PathBundles     = "/v1/bundles"

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"afloat/internal/fleet"
+	"afloat/internal/wire"
 )
 
 // StartRollout asks to begin a rollout.
@@ -89,6 +90,15 @@ type Debt struct {
 	Due time.Time `json:"due,omitzero"`
 	// Proven: that kernel has booted by order on that class of hardware.
 	Proven bool `json:"proven"`
+}
+
+// Took is how long an action has taken on a class of hardware, from admission
+// to being of use again.
+type Took struct {
+	Action   wire.Action `json:"action"`
+	Hardware string      `json:"hardware,omitempty"`
+	P90S     float64     `json:"p90_s"` // nine of ten were through within so many seconds
+	Hosts    int         `json:"hosts"` // that this rests on
 }
 
 // Explanation says what a host is, what it should be, and what it waits for.

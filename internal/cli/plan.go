@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"afloat/internal/api"
+	"afloat/internal/control"
 	"afloat/internal/fleet"
 	"afloat/internal/plan"
 	"afloat/internal/policy"
@@ -22,7 +23,7 @@ func newPlan() *cobra.Command {
 		Long: "Plays a policy ahead on the hosts as the server knows them now, with no surprises: waves, when each opens, how long it takes,\nand what no schedule can beat. Hosts that are silent count as down. Nothing is changed.",
 	}
 	socket := serverFlag(cmd)
-	takes := cmd.Flags().Duration("takes", 0, "how long a host is out; default 1.5s for a live patch, 10m for anything else")
+	takes := cmd.Flags().Duration("takes", 0, "how long a host is out; default 1.5s for a live patch, otherwise what nine of ten hosts of its hardware label took before, or 10m")
 	asJSON := cmd.Flags().Bool("json", false, "print the whole forecast as JSON")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		source, err := os.ReadFile(args[0])
@@ -37,8 +38,12 @@ func newPlan() *cobra.Command {
 		if err := dial(*socket).get(cmd.Context(), api.PathHosts, url.Values{"select": {p.Select.String()}}, &hosts); err != nil {
 			return err
 		}
+		var took []api.Took
+		if err := dial(*socket).get(cmd.Context(), api.PathTook, nil, &took); err != nil {
+			return err
+		}
 		parts, rest := apart(hosts)
-		f := plan.Ahead(p, work(p, parts, *takes), time.Now())
+		f := plan.Ahead(p, work(p, parts, *takes, took), time.Now())
 		if *asJSON {
 			return write(cmd.OutOrStdout(), "json", livePlan{Forecast: f, Rest: rest}, table{})
 		}
@@ -99,17 +104,29 @@ func apart(hosts []api.Host) (parts []api.Host, rest []left) {
 	return parts, rest
 }
 
-func work(p *policy.Policy, hosts []api.Host, takes time.Duration) []plan.Work {
-	switch {
-	case takes > 0:
-	case p.Target.Disrupts():
-		takes = 10 * time.Minute
-	default:
-		takes = 1500 * time.Millisecond
-	}
+func work(p *policy.Policy, hosts []api.Host, takes time.Duration, took []api.Took) []plan.Work {
 	out := make([]plan.Work, len(hosts))
 	for i, h := range hosts {
 		out[i] = plan.Work{Labels: h.Labels, Takes: takes, Out: h.Silent}
+		if takes == 0 {
+			out[i].Takes = usual(p, h.Labels["hardware"], took)
+		}
 	}
 	return out
+}
+
+// enough is how many hosts a usual time rests on at least.
+const enough = 5
+
+// usual is how long hosts of a class of hardware are out for the policy's target.
+func usual(p *policy.Policy, hardware string, took []api.Took) time.Duration {
+	if !p.Target.Disrupts() {
+		return 1500 * time.Millisecond
+	}
+	for _, t := range took {
+		if t.Action == control.Action(p.Target.Action) && t.Hardware == hardware && t.Hosts >= enough {
+			return time.Duration(t.P90S * float64(time.Second))
+		}
+	}
+	return 10 * time.Minute
 }

@@ -36,8 +36,8 @@ type task struct {
 	keep bool
 }
 
-// action is what a policy's target orders.
-func action(a policy.Action) wire.Action {
+// Action is what a policy's target orders.
+func Action(a policy.Action) wire.Action {
 	switch a {
 	case policy.Kernel:
 		return wire.ActionReboot
@@ -53,7 +53,7 @@ func action(a policy.Action) wire.Action {
 
 // disrupts is the order of a target that takes the host out of service.
 func disrupts(t policy.Target, running kernel.ID) task {
-	act := &Act{Action: action(t.Action), Name: t.Name, Was: t.From}
+	act := &Act{Action: Action(t.Action), Name: t.Name, Was: t.From}
 	if t.Action == policy.Kernel && t.Name != "" {
 		act.Was = running.Release
 	}

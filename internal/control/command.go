@@ -153,11 +153,11 @@ func checkTarget(s *State, v *View, t policy.Target) error {
 		return refuse(Start, AboutTarget, "%s was reverted by rollout %s: %s", t, b.Rollout, b.Reason)
 	}
 	for _, seen := range v.hosts {
-		if seen.Report.Can(action(t.Action)) {
+		if seen.Report.Can(Action(t.Action)) {
 			return nil
 		}
 	}
-	return refuse(Start, AboutTarget, "no host has an agent that can %s", action(t.Action))
+	return refuse(Start, AboutTarget, "no host has an agent that can %s", Action(t.Action))
 }
 
 // checkSet refuses a patch set of which no bundle may be used.

@@ -33,9 +33,10 @@ type Owes struct {
 	Live bool `json:"live,omitempty"`
 }
 
-// Booted is what an ordered boot proved, for the kernel by the name it was ordered by.
+// Booted is what an ordered action proved about a class of hardware: a boot, for
+// the kernel by the name it was ordered by.
 type Booted struct {
-	Kernel   string `json:"kernel"`
+	Kernel   string `json:"kernel,omitempty"`
 	Hardware string `json:"hardware,omitempty"`
 }
 
@@ -98,20 +99,24 @@ func (t *turn) owing(seen *Seen, h *Host) bool {
 	return true
 }
 
-// proves is what the end of an ordered boot says about its kernel.
+// proves is what the end of an action says about the host's class of hardware,
+// and about the kernel if it was a boot.
 func (a *Act) proves(seen *Seen) *Booted {
-	if a == nil || a.Off || a.Action != wire.ActionReboot {
+	if a == nil || a.Off {
 		return nil
 	}
-	b := &Booted{Kernel: a.Name, Hardware: seen.Labels["hardware"]}
-	if b.Kernel == "" {
+	b := &Booted{Hardware: seen.Labels["hardware"]}
+	if a.Action != wire.ActionReboot {
+		return b
+	}
+	if b.Kernel = a.Name; b.Kernel == "" {
 		b.Kernel = seen.Report.Kernel.Release
 	}
 	return b
 }
 
 func (s *State) prove(b *Booted, ok bool, hosts int) {
-	if b == nil {
+	if b == nil || b.Kernel == "" {
 		return
 	}
 	key := b.Kernel + " on " + b.Hardware

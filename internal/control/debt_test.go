@@ -158,3 +158,20 @@ func TestRequiredRebootComesBeforeLivePatches(t *testing.T) {
 		t.Errorf("%+v, %v run the patch", e, l.running(digest('a')))
 	}
 }
+
+func TestTimesOfAClass(t *testing.T) {
+	l := newDebtLab(t)
+	l.begin(toNewKernel + "unavailable: 3")
+	l.minutes(60)
+	got := l.s.Took()
+	if len(got) != 3 || got[0].Action != wire.ActionReboot || got[0].Hardware != "hw0" || len(got[0].Times) != 4 {
+		t.Fatalf("took %+v, want three classes with four hosts each", got)
+	}
+	if p := got[0].P90(); p < drains+boots || p > drains+boots+2*time.Minute {
+		t.Errorf("P90 is %s, a reboot takes %s", p, drains+boots)
+	}
+	if p := (Took{Times: []time.Duration{9, 1, 2, 3, 4, 5, 6, 7, 8, 100}}).P90(); p != 9 {
+		t.Errorf("P90 of ten is %d, want the ninth", p)
+	}
+	l.checkReplay()
+}

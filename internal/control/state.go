@@ -1,9 +1,7 @@
 package control
 
 import (
-	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -24,6 +22,7 @@ type State struct {
 	bad      map[bundle.Digest]Bad
 	badName  map[string]Bad // targets that are no bundle, by their name
 	proofs   map[string]Proof
+	times    map[string]Took
 	touched  []touched // by Apply since the last turn; not durable
 }
 
@@ -95,7 +94,7 @@ type Bad struct {
 
 // New is the state before the first record.
 func New() *State {
-	return &State{hosts: map[fleet.HostID]*Host{}, rollouts: map[string]*rollout.Rollout{}, bad: map[bundle.Digest]Bad{}, badName: map[string]Bad{}, proofs: map[string]Proof{}}
+	return &State{hosts: map[fleet.HostID]*Host{}, rollouts: map[string]*rollout.Rollout{}, bad: map[bundle.Digest]Bad{}, badName: map[string]Bad{}, proofs: map[string]Proof{}, times: map[string]Took{}}
 }
 
 // Seq is the number of records applied.
@@ -324,6 +323,7 @@ func (s *State) applyMove(m Move, at time.Time) error {
 		}
 		for n, h := range hosts {
 			h.move(r, m, at)
+			s.took(h, m, at)
 			if n < len(m.Boots) {
 				h.settle(m.Boots[n], at)
 			}
@@ -430,58 +430,4 @@ func (s *State) applyPayoff(p Payoff, at time.Time) error {
 		s.order = append(s.order, p.Rollout)
 		return nil
 	})
-}
-
-// snapshot is State as it is stored.
-type snapshot struct {
-	Version  int                    `json:"version"`
-	Seq      uint64                 `json:"seq"`
-	At       time.Time              `json:"at"`
-	Hosts    map[fleet.HostID]*Host `json:"hosts"`
-	Rollouts []*rollout.Rollout     `json:"rollouts"`
-	Bad      map[bundle.Digest]Bad  `json:"bad"`
-	BadName  map[string]Bad         `json:"bad_name,omitempty"`
-	Proofs   map[string]Proof       `json:"proofs,omitempty"`
-}
-
-const snapshotVersion = 1
-
-// Snapshot encodes the state, so that only later records need to be replayed.
-func (s *State) Snapshot() ([]byte, error) {
-	data, err := json.Marshal(snapshot{snapshotVersion, s.seq, s.at, s.hosts, s.Rollouts(), s.bad, s.badName, s.proofs})
-	if err != nil {
-		return nil, fmt.Errorf("encode snapshot: %w", err)
-	}
-	return data, nil
-}
-
-// Restore reads what Snapshot made.
-func Restore(data []byte) (*State, error) {
-	var snap snapshot
-	if err := json.Unmarshal(data, &snap); err != nil {
-		return nil, fmt.Errorf("read snapshot: %w", err)
-	}
-	if snap.Version != snapshotVersion {
-		return nil, fmt.Errorf("read snapshot: version %d, this is %d", snap.Version, snapshotVersion)
-	}
-	s := New()
-	s.seq, s.at = snap.Seq, snap.At
-	for id, h := range snap.Hosts {
-		if h != nil {
-			s.hosts[id] = h
-		}
-	}
-	maps.Copy(s.bad, snap.Bad)
-	maps.Copy(s.badName, snap.BadName)
-	maps.Copy(s.proofs, snap.Proofs)
-	for _, r := range snap.Rollouts {
-		if r == nil {
-			return nil, fmt.Errorf("read snapshot: a rollout is missing")
-		}
-		if err := r.Restore(); err != nil {
-			return nil, fmt.Errorf("read snapshot: %w", err)
-		}
-		s.rollouts[r.ID], s.order = r, append(s.order, r.ID)
-	}
-	return s, nil
 }

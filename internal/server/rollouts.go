@@ -62,6 +62,11 @@ func (s *Server) Debts(ctx context.Context) ([]control.Debtor, error) {
 	return ask(ctx, s, func(o *owner) ([]control.Debtor, error) { return control.Ledger(o.state, o.view), nil })
 }
 
+// Took lists how long actions have taken, by action and class of hardware.
+func (s *Server) Took(ctx context.Context) ([]control.Took, error) {
+	return ask(ctx, s, func(o *owner) ([]control.Took, error) { return o.state.Took(), nil })
+}
+
 // nextStep is what helps a caller on whose command was refused.
 func nextStep(s control.Subject) string {
 	switch s {

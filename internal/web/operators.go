@@ -89,6 +89,7 @@ func (o *operators) routes() []route {
 		{"POST " + api.PathHostRevoke, Admin, o.hostRevoke},
 		{"POST " + api.PathHostRelease, Operator, o.hostRelease},
 		{"GET " + api.PathDebts, Viewer, o.debts},
+		{"GET " + api.PathTook, Viewer, o.took},
 		{"GET " + api.PathTokens, Viewer, o.tokens},
 		{"POST " + api.PathTokens, Admin, o.newToken},
 		{"POST " + api.PathTokenRevoke, Admin, o.tokenRevoke},

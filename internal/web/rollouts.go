@@ -136,3 +136,15 @@ func (o *operators) debts(r *http.Request, _ audit.Actor) (any, error) {
 	}
 	return out, nil
 }
+
+func (o *operators) took(r *http.Request, _ audit.Actor) (any, error) {
+	all, err := o.server.Took(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	out := make([]api.Took, len(all))
+	for i, t := range all {
+		out[i] = api.Took{Action: t.Action, Hardware: t.Hardware, P90S: t.P90().Seconds(), Hosts: len(t.Times)}
+	}
+	return out, nil
+}
