@@ -186,7 +186,7 @@ func (k *carrier) code(from *node, r ref, direct bool) (Target, *Refusal) {
 	}
 	head := n.head()
 	inside := from.kind == kindCode && from.head() == head
-	call := isBranch(from, r)
+	call := !direct && isBranch(from, r) // an entry's offsets are not the function's
 	pointer := !call && (r.addend == 0 || PCRelative(r.kind) && r.addend == -4)
 	switch {
 	case direct, inside && !pointer, inside && n.parent != nil, from.kind == kindSupport && head.chunk != nil && !pointer:
