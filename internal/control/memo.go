@@ -144,7 +144,10 @@ func (m *memo) start(i int32) {
 }
 
 // saw takes over what the host said last.
-func (x *memoHost) saw() { x.heard, x.out = x.seen.heard(), x.seen.Report.Out }
+func (x *memoHost) saw() {
+	_, acting := way(x.seen.Report.Phase) // also one that failed and is not at full strength yet
+	x.heard, x.out = x.seen.heard(), x.seen.Report.Out || acting
+}
 
 // noted follows a sign of life of host i, or its loss.
 func (m *memo) noted(i int32) {

@@ -7,6 +7,7 @@ import (
 
 	"afloat/internal/fleet"
 	"afloat/internal/policy"
+	"afloat/internal/rollout"
 )
 
 // admitted are the times of all admissions in the log.
@@ -110,4 +111,31 @@ func TestDisruptionsCountOverRollouts(t *testing.T) {
 	if e := Explain(l.s, l.v, waiting, l.now); !strings.Contains(e.Reason, "5 disruptions in the last 7d, at most 5 may be") {
 		t.Errorf("explained as %+v", e)
 	}
+}
+
+// A host that came to another rollout with a live patch loses it when the
+// rollout that put it there is reverted.
+func TestRevertReachesHostsOfOtherRollouts(t *testing.T) {
+	l := newLab(t, 3)
+	first := l.start("good", "waves: [{size: 100%}]")
+	l.tick(time.Minute)
+	second := l.start("bad", "waves: [{size: 100%}]")
+	l.tick(time.Minute)
+	for _, id := range []string{second, first} {
+		if _, err := l.do(Command{Verb: Revert, By: "op", Rollout: id}); err != nil {
+			t.Fatal(err)
+		}
+		if id == first {
+			l.restart()
+		}
+		l.tick(time.Minute)
+		l.wantPhase(id, rollout.PhaseReverted)
+		if n := len(l.running(digest('a'))); id == second && n != 3 {
+			t.Errorf("%d hosts went back to the first patch, want 3", n)
+		}
+	}
+	if hosts := append(l.running(digest('a')), l.running(digest('b'))...); len(hosts) != 0 {
+		t.Errorf("%v still run a reverted patch", hosts)
+	}
+	l.checkReplay()
 }

@@ -10,6 +10,7 @@ import (
 	"afloat/internal/bundle"
 	"afloat/internal/control"
 	"afloat/internal/fleet"
+	"afloat/internal/policy"
 	"afloat/internal/rollout"
 	"afloat/internal/wire"
 )
@@ -35,6 +36,7 @@ type checked struct {
 	starts  []start
 	applied time.Time
 	gen     uint64
+	wasOut  bool // when it was admitted last: taking it cost nothing
 }
 
 type start struct {
@@ -106,10 +108,11 @@ func (c *checker) moved(id fleet.HostID, m control.Move, at time.Time) {
 		from = h.phase
 	}
 	if m.To == rollout.Admitted {
+		h.wasOut = c.isOut(c.w.state.Rollout(m.Rollout), id)
 		c.admitted(id, h, m)
 		s := start{m.Rollout, at}
 		h.starts, c.starts, h.applied = append(h.starts, s), append(c.starts, s), time.Time{}
-		if m.Live != "" {
+		if r := c.w.state.Rollout(m.Rollout); r != nil && r.Policy.Target.Action == policy.Live && m.Live != "" {
 			c.rollout(m.Rollout).live[m.Live] = true
 		}
 	} else if h.rollout != m.Rollout {
@@ -219,11 +222,27 @@ func (c *checker) after(rec control.Record) {
 			c.budgets(r, m)
 		}
 	}
+	for _, x := range rec.Changes {
+		if x.Phase == rollout.PhaseReverted {
+			c.gone(x.Rollout)
+		}
+	}
 	if rate := c.w.o.Rate; !rate.Zero() && within(c.starts, rate.Per, c.w.at(c.w.now), "") > rate.N {
 		c.w.fail("fleet rate: more than %d hosts started in %s", rate.N, rate.Per)
 	}
 	if c.snapshot == nil && rec.Seq > 4+c.w.o.Seed%40 {
 		c.snapshot, c.tail = c.take(c.w.state), len(c.w.log)
+	}
+}
+
+// gone tests that nobody is told to run what was reverted, but for hosts that
+// cannot be reached in the middle of something else.
+func (c *checker) gone(id string) {
+	for _, host := range c.w.view.Hosts() {
+		h := c.w.state.Host(host)
+		if c.rollout(id).live[h.Live] && !c.isOut(c.w.state.Rollout(id), host) {
+			c.w.fail("rollout %s is reverted, and host %s is told to run its %s", id, host, h.Live.Short())
+		}
 	}
 }
 

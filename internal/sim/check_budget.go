@@ -1,10 +1,14 @@
 package sim
 
 import (
+	"maps"
+	"slices"
+
 	"afloat/internal/control"
 	"afloat/internal/fleet"
 	"afloat/internal/policy"
 	"afloat/internal/rollout"
+	"afloat/internal/wire"
 )
 
 // tally is what is out in one group of hosts, counted by hand.
@@ -20,7 +24,7 @@ type tally struct {
 func (c *checker) budgets(r *rollout.Rollout, m control.Move) {
 	moved := map[fleet.HostID]bool{}
 	for _, id := range m.Hosts {
-		moved[id] = true
+		moved[id] = !c.host(id).wasOut
 	}
 	for _, b := range r.Policy.Budgets {
 		groups := map[string]*tally{}
@@ -37,7 +41,7 @@ func (c *checker) budgets(r *rollout.Rollout, m control.Move) {
 		}
 		c.compare(b, groups)
 	}
-	c.whole(r)
+	c.whole(r, slices.Contains(slices.Collect(maps.Values(moved)), true))
 }
 
 // concerns says that the host counts in the rollout's budgets.
@@ -48,7 +52,14 @@ func (c *checker) concerns(r *rollout.Rollout, id fleet.HostID) bool {
 // isOut says that the host is not in service, as far as the server can know.
 func (c *checker) isOut(r *rollout.Rollout, id fleet.HostID) bool {
 	seen := c.w.view.Host(id)
-	return c.host(id).phase.Acting() || seen.Report.Boot == "" || c.w.at(c.w.now).Sub(seen.Heard) > r.Policy.Timeouts.Silent
+	if seen == nil || r == nil {
+		return true
+	}
+	switch seen.Report.Phase {
+	case wire.PhaseDraining, wire.PhaseRebooting, wire.PhaseVerifying, wire.PhaseWarming:
+		return true
+	}
+	return c.host(id).phase.Acting() || seen.Report.Boot == "" || seen.Report.Out || c.w.at(c.w.now).Sub(seen.Heard) > r.Policy.Timeouts.Silent
 }
 
 func (c *checker) tally(t *tally, r *rollout.Rollout, b policy.Budget, id fleet.HostID, moved bool) {
@@ -126,8 +137,9 @@ func (c *checker) compare(b policy.Budget, groups map[string]*tally) {
 	}
 }
 
-// whole tests what bounds the rollout as a whole.
-func (c *checker) whole(r *rollout.Rollout) {
+// whole tests what bounds the rollout as a whole. took says that a host in
+// service was taken.
+func (c *checker) whole(r *rollout.Rollout, took bool) {
 	if rate := r.Policy.Rate; !rate.Zero() {
 		if n := within(c.starts, rate.Per, c.w.at(c.w.now), r.ID); n > rate.N {
 			c.w.fail("rollout %s: %d hosts started in %s, at most %d may", r.ID, n, rate.Per, rate.N)
@@ -145,7 +157,7 @@ func (c *checker) whole(r *rollout.Rollout) {
 			}
 		}
 	}
-	if limit := r.Policy.Down.Of(total); out > limit {
+	if limit := r.Policy.Down.Of(total); took && out > limit {
 		c.w.fail("rollout %s: %d of %d hosts are out, at most %d may be", r.ID, out, total, limit)
 	}
 }

@@ -171,6 +171,15 @@ func TestCheckerSees(t *testing.T) {
 		}, func(f *forger) {
 			f.record(control.Record{Moves: []control.Move{{Rollout: "r2", To: rollout.Reverting, Live: goodDigest, Hosts: []fleet.HostID{"a-0"}}}})
 		}, "which rollout r1 reverted"},
+		{"a host that keeps what was reverted", "", policy.Rate{}, func(f *forger) {
+			if _, err := f.w.do(control.Command{Verb: control.Abort, Rollout: "r2"}); err != nil {
+				f.t.Fatal(err)
+			}
+			f.w.o.Horizon = 5 * time.Minute
+			f.w.loop()
+		}, func(f *forger) {
+			f.record(control.Record{Changes: []control.Change{{Rollout: "r1", Change: rollout.Change{Phase: rollout.PhaseReverted}}}})
+		}, "is told to run its 600d600d600d"},
 		{"no data", "", policy.Rate{}, func(f *forger) { f.w.view.Enrol("new", "new", nil, fleet.ModeAct) },
 			func(f *forger) { f.admit("new") }, "host new is admitted on no data"},
 		{"silence", "", policy.Rate{}, func(f *forger) { f.w.view.Lost("a-0", f.w.at(-time.Hour)) },
@@ -207,7 +216,7 @@ func TestCheckerSees(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := forge(t, tt.policy, tt.rate)
-			if tt.want != "records differs" && tt.want != "differs" && !strings.HasPrefix(tt.want, "a snapshot") {
+			if tt.name != "a host that keeps what was reverted" && tt.want != "records differs" && tt.want != "differs" && !strings.HasPrefix(tt.want, "a snapshot") {
 				f.wave("r1", 0, rollout.WaveOpens)
 			}
 			tt.before(f)

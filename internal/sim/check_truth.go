@@ -6,7 +6,8 @@ import (
 )
 
 // truth tests the budgets against the hosts themselves, whatever the server
-// believes: how many of a group are out of service by its order.
+// believes of them: how many of a group are out of service by its order. A
+// rollout can answer only for its own orders: others have other budgets.
 func (c *checker) truth() {
 	for _, r := range c.w.state.Rollouts() {
 		if !r.Policy.Disrupts() {
@@ -32,7 +33,7 @@ func (c *checker) trueBudget(r *rollout.Rollout, b policy.Budget) {
 			continue
 		}
 		total[value]++
-		if !h.serves() && h.m != nil && !h.m.owner {
+		if h.outByOrder() && c.w.state.Host(h.id).Rollout == r.ID {
 			out[value]++
 		}
 	}

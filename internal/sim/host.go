@@ -292,6 +292,9 @@ func (h *host) runs(d bundle.Digest) bool {
 // die ends the boot without anybody asking for it, for some time at least.
 func (h *host) die(s *shard, now, atLeast time.Duration) {
 	if !h.down && !h.gone {
+		if h.m != nil {
+			h.m.sent = false
+		}
 		h.goDown(s, now, max(atLeast, h.about(s, h.group.takes.boot)))
 	}
 }

@@ -24,6 +24,7 @@ type machine struct {
 	next    string          // kernel that this boot ends in, "" for the default
 	last    string          // module exchanged or unit restarted last
 	owner   bool            // its owner has taken it out of rotation
+	sent    bool            // into the boot that it is in, by order
 }
 
 // never is when what is stuck is over.
@@ -58,6 +59,17 @@ func (h *host) account(s *shard) {
 			s.idle--
 		}
 	}
+}
+
+// outByOrder says that the host is out of service because it was told to be.
+func (h *host) outByOrder() bool {
+	if h.m == nil || h.gone || h.away || h.m.owner {
+		return false
+	}
+	if h.down {
+		return h.m.sent
+	}
+	return h.m.drained != 0 || h.last.Phase == wire.PhaseWarming
 }
 
 // observeMachine adds what ordered actions are about.
@@ -153,7 +165,7 @@ func (h *host) perform(s *shard, a converge.Action, now time.Duration) {
 	if m.acts == nil {
 		m.acts = map[string]bool{}
 	}
-	m.acts[a.Nonce], m.probes = true, 0
+	m.acts[a.Nonce], m.probes, m.sent = true, 0, a.Does == wire.ActionReboot || a.Does == wire.ActionReplace
 	h.tell(s, now)
 	switch a.Does {
 	case wire.ActionReboot:

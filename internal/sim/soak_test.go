@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"afloat/internal/control"
 	"afloat/internal/policy"
 )
 
@@ -42,7 +44,8 @@ func schedule(seed uint64) Options {
 
 func (d dice) policy(target string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "name: x\ntarget: {live: %s}\n%s", target, d.pick("", "", "select: tier=prod\n", "select: zone!=z1\n", "select: zone in (z0,z1)\n"))
+	what := d.target(target)
+	fmt.Fprintf(&b, "name: x\n%s%s", what, d.pick("", "", "select: tier=prod\n", "select: zone!=z1\n", "select: zone in (z0,z1)\n"))
 	soak := func() string { return d.pick("0", "2m", "20m") }
 	b.WriteString("waves:\n")
 	if d.IntN(3) == 0 {
@@ -56,10 +59,24 @@ func (d dice) policy(target string) string {
 	}
 	fmt.Fprintf(&b, "  - {size: 100%%, soak: %s, stragglers: %s}\n", soak(), d.pick("0", "10%", "2"))
 	b.WriteString(d.budgets())
-	b.WriteString(d.pick("", "", "", "unavailable: 3\n", "unavailable: 20%\n", "rate: 4 per 1m\n", "minInterval: 30m\n", "minInterval: 2h\n"))
+	bound := d.pick("", "", "", "unavailable: 3\n", "unavailable: 20%\n")
+	if bound == "" && !strings.HasPrefix(what, "target: {live") || strings.Contains(what, "reboot") {
+		bound = d.pick("unavailable: 3\n", "unavailable: 20%\n", "unavailable: 60%\n")
+	}
+	b.WriteString(bound + d.pick("", "", "", "rate: 4 per 1m\n", "minInterval: 30m\n", "minInterval: 2h\n"))
 	b.WriteString(d.pick("", "", "gate: {onRevert: pause}\n", "gate: {onInconclusive: hold}\n", "gate: {control: {size: 10%, by: 30m}}\n",
 		"windows: ['Sat 09:00-09:40', 'Sat 10:00-12:00']\n", "windows: ['Sat 04:10-05:00 America/New_York', 'Sat 18:30-21:00 Asia/Tokyo']\n"))
 	return b.String()
+}
+
+// target is what a rollout brings its hosts to: mostly a live patch.
+func (d dice) target(patch string) string {
+	if d.IntN(5) < 3 {
+		return fmt.Sprintf("target: {live: %s}\n", patch) + d.pick("", "", "", "fallback: reboot\n", "fallback: reboot\nfallbackKernel: 6.1.0-56-amd64\n",
+			"debt: {reboot: within 2h}\n", "debt: {reboot: within 1h, bootSample: 20% within 30m, kernel: 6.1.0-56-amd64}\n", "reboot: promptly\n")
+	}
+	return d.pick("target: {kernel: 6.1.0-56-amd64}\n", "target: {kernel: 6.1.0-56-amd64}\nreboot: required\n", "target: {kernel: 6.1.0-54-amd64}\n",
+		"target: {replace: image-2}\n", "target: {module: mod-2}\n", "target: {restart: db.service}\n")
 }
 
 func (d dice) budgets() string {
@@ -83,9 +100,14 @@ func (d dice) fleet() Fleet {
 	prod := &f.Groups[0]
 	prod.CrashesPerYear = []float64{0.05, 0.05, 500}[d.IntN(3)]
 	prod.Labels["cluster"], prod.Labels["load"] = "c{n/5}", d.pick("0.3", "90%", "?")
+	prod.Times = Times{Drain: d.pick("", "0s", "5m"), Warm: d.pick("", "4m"), Spread: d.pick("", "30%")}
 	switch d.IntN(6) {
 	case 0:
 		prod.Boot = "30m"
+	case 3:
+		prod.Abilities = []string{"live"}
+	case 4:
+		prod.Hot = []string{"mod-2"}
 	case 1:
 		f.Groups[len(f.Groups)-1].Foreign = "kpatch_other"
 	case 2:
@@ -105,7 +127,7 @@ func (d dice) fault(rollouts int) string {
 	at, which := d.IntN(90), 1+d.IntN(rollouts)
 	return d.pick("crash-on-apply:30%", "crash-on-apply:2%", "oops-on-apply:10%", "leak:1", "apply-fails:10%", "lost:20%", "late:50%+10m", "twice:30%",
 		fmt.Sprintf("cut:30%%@%dm+%dm", at, 1+d.IntN(30)), fmt.Sprintf("down:30%%@%dm+10m", at), fmt.Sprintf("down@%dm+10m?rack=prod-r0", at),
-		"never-returns:50%", fmt.Sprintf("server-crash@%dm+%dm", at, d.IntN(5)), fmt.Sprintf("abort:%d@%dm", which, at),
+		"never-returns:50%", "never-returns:5%", "breaks-next-boot:40%", "boots-old-kernel:20%", "stuck-drain:20%", "probe-fails:20%", fmt.Sprintf("server-crash@%dm+%dm", at, d.IntN(5)), fmt.Sprintf("abort:%d@%dm", which, at),
 		fmt.Sprintf("pause:%d@%dm+10m", which, at), fmt.Sprintf("revert:%d@%dm", which, at), fmt.Sprintf("join:30%%@%dm", at))
 }
 
@@ -152,6 +174,9 @@ func playSoak(t *testing.T, seed uint64, loud bool) bool {
 	t.Helper()
 	o := schedule(seed)
 	res, err := Run(o)
+	if _, refused := errors.AsType[*control.RefusedError](err); refused { // no host can do it
+		return true
+	}
 	if err != nil {
 		t.Errorf("seed %d: %v\n%s", seed, err, o.Policy)
 		return false
