@@ -24,13 +24,15 @@ type inspection struct {
 	// Support is how long the kernel's vendor repairs it; nil where that is not known.
 	Support *risk.Support `json:"support,omitempty"`
 	// Risks are those of the manifest, and what is known only now.
-	Risks    []bundle.Risk   `json:"risks"`
+	Risks []bundle.Risk `json:"risks"`
+	// Passage is from the bundle given with --from; nil without.
+	Passage  *passage        `json:"passage,omitempty"`
 	Manifest bundle.Manifest `json:"manifest"`
 }
 
 func newInspect() *cobra.Command {
 	var keys []string
-	var extract, profile string
+	var extract, profile, from string
 	var diffs bool
 	cmd := &cobra.Command{
 		Use:   "inspect FILE.afloat",
@@ -52,6 +54,7 @@ cannot be traced; a kernel that its vendor no longer repairs; and, with
 	cmd.Flags().StringArrayVar(&keys, "publisher-key", nil, "public key that must have signed the bundle; may be repeated")
 	cmd.Flags().StringVar(&extract, "extract-module", "", "write the kernel module to this file")
 	cmd.Flags().StringVar(&profile, "profile", "", "what perf report --stdio or perf script printed, or folded stacks: says which functions are hot there")
+	cmd.Flags().StringVar(&from, "from", "", "another bundle for the kernel: says how hosts get from that to this one, and back")
 	cmd.Flags().BoolVar(&diffs, "diffs", false, "print the diffs as well")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		file, err := os.ReadFile(args[0])
@@ -68,6 +71,11 @@ cannot be traced; a kernel that its vendor no longer repairs; and, with
 		}
 		if i.Publisher, err = verify(b, keys); err != nil {
 			return err
+		}
+		if from != "" {
+			if i.Passage, err = readPassage(from, &b.Manifest); err != nil {
+				return err
+			}
 		}
 		if extract != "" {
 			if err := writeFile(extract, b.Payload, 0o644); err != nil {
@@ -198,6 +206,7 @@ func (i inspection) print(w io.Writer, diffs bool) error {
 	}
 	list("replaces", functions)
 	listAuthor(m, list)
+	list("hosts go", i.Passage.lines())
 	list("objects", m.Evidence.Objects)
 	list("proof", m.Evidence.Proof)
 	list("boot test", m.Evidence.BootTest)
