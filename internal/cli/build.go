@@ -217,8 +217,27 @@ func (j buildJob) try(cmd *cobra.Command, t kernelTarget, prefix string) (*build
 	if err := writeFile(t.out, out.File, 0o644); err != nil {
 		return nil, err
 	}
+	stuck, others := sortRisks(out.Manifest.Evidence.Risks)
+	for _, r := range stuck { // also with --quiet: no host would ever be done with it
+		fmt.Fprintf(cmd.ErrOrStderr(), "%srisk: %s: %s\n", prefix, r.Function, r.Why)
+	}
+	if others > 0 {
+		tell(counted(others, "risk") + " to weigh: afloat inspect " + t.out)
+	}
 	tell("done")
 	return out, nil
+}
+
+// sortRisks picks the risks that keep a transition from ending, and counts the others.
+func sortRisks(risks []bundle.Risk) (stuck []bundle.Risk, others int) {
+	for _, r := range risks {
+		if r.Kind == bundle.RiskStuck {
+			stuck = append(stuck, r)
+		} else {
+			others++
+		}
+	}
+	return stuck, others
 }
 
 // readEarlier reads the bundle to build on; nil for none.

@@ -87,3 +87,10 @@ func TestInspectRisks(t *testing.T) {
 		t.Errorf("an empty profile: %v", err)
 	}
 }
+
+func TestSortRisks(t *testing.T) {
+	stuck, others := sortRisks([]bundle.Risk{{Kind: bundle.RiskStall}, {Kind: bundle.RiskStuck, Function: "vmlinux:kswapd"}, {Kind: bundle.RiskHot}})
+	if len(stuck) != 1 || stuck[0].Function != "vmlinux:kswapd" || others != 2 {
+		t.Errorf("got %v and %d others", stuck, others)
+	}
+}
