@@ -161,6 +161,9 @@ func TestSoak(t *testing.T) {
 				if !playSoak(t, seed, false) {
 					broken.Add(1)
 				}
+				if seed%20_000 == 0 {
+					fmt.Printf("soak: %d of %d schedules after %.0f s\n", seed, n, time.Since(start).Seconds())
+				}
 			}
 		})
 	}
