@@ -70,7 +70,7 @@ func TestParseErrors(t *testing.T) {
 		{"tier=rc", "tier==", 5, 24, "compares tier with nothing"},
 		{"service!=db", "service!=", 3, 9, "compares service with nothing"},
 		{"select: service=search", "select: 'service='", 15, 27, "compares service with nothing"},
-		{"noData: hold", "metrics: [{query: up, max: 1}]", 11, 21, "not supported yet"},
+		{"noData: hold", "metrics: [{query: up, max: 1}]", 11, 21, "gate.metrics cannot be judged: the server asks no metrics store"},
 	} {
 		_, err := Parse([]byte(strings.Replace(demo, tt.old, tt.new, 1)))
 		e, ok := errors.AsType[*Error](err)
