@@ -321,3 +321,48 @@ func TestFallbackRebootsWhatNoBundleFits(t *testing.T) {
 	}
 	l.checkReplay()
 }
+
+// TestManyLostAtOnce: hosts that were ordered down say nothing about their
+// neighbours; and when nobody is left to be heard, the rollout says so.
+func TestManyLostAtOnce(t *testing.T) {
+	for _, tt := range []struct {
+		down  string
+		phase rollout.Phase
+		hold  string
+	}{
+		{"75%", rollout.PhaseReverted, ""},
+		{"100%", rollout.PhaseRunning, "silence: "},
+	} {
+		t.Run(tt.down, func(t *testing.T) {
+			l := newRebootLab(t, 4)
+			for _, g := range l.hosts {
+				g.deed.lost = true
+			}
+			id := l.begin(toNewKernel + "unavailable: " + tt.down)
+			l.minutes(90)
+			l.wantPhase(id, tt.phase)
+			if r := l.s.Rollout(id); !strings.HasPrefix(r.Hold, tt.hold) {
+				t.Errorf("hold %q, want %q", r.Hold, tt.hold)
+			}
+			l.checkReplay()
+		})
+	}
+}
+
+// TestLostOnTheWayBack: the revert ends, and says of whom it does not know.
+func TestLostOnTheWayBack(t *testing.T) {
+	l := newRebootLab(t, 3)
+	id := l.begin(toNewKernel + "unavailable: 2")
+	l.minutes(30)
+	l.wantPhase(id, rollout.PhaseComplete)
+	l.hosts["h2"].deed.lost = true
+	if _, err := l.do(Command{Verb: Revert, By: "op", Rollout: id}); err != nil {
+		t.Fatal(err)
+	}
+	l.minutes(90)
+	l.wantPhase(id, rollout.PhaseReverted)
+	if e := Explain(l.s, l.v, "h2", l.now); e.Phase != rollout.Failed || !strings.Contains(e.Reason, "could not be taken back: it did not come back within 30m") {
+		t.Errorf("%+v", e)
+	}
+	l.checkReplay()
+}

@@ -76,6 +76,11 @@ func (t *turn) attention(r *rollout.Rollout) (silent, stuck []fleet.HostID) {
 			silent = append(silent, id)
 		}
 	}
+	for _, id := range w.lost {
+		if !r.CrashedHost(id) { // not counted yet, as nobody else is heard
+			silent = append(silent, id)
+		}
+	}
 	return silent, w.stuck
 }
 

@@ -384,7 +384,7 @@ func (m *memo) look(r *rollout.Rollout, now time.Time) *watch {
 		if selected && p.Out(int32(i)) != x.away(silent) {
 			m.refit(int32(i), now)
 		}
-		if x.heard != 0 && (x.host == nil || x.host.Gone == "") && (selected || r.Policy.Select.Matches(x.seen.Labels)) {
+		if x.heard != 0 && !x.excluded(silent) && (selected || r.Policy.Select.Matches(x.seen.Labels)) {
 			w.all++
 			if !silent {
 				w.heard++
@@ -396,6 +396,12 @@ func (m *memo) look(r *rollout.Rollout, now time.Time) *watch {
 	}
 	m.soon(time.Unix(0, oldest).Add(r.Policy.Timeouts.Silent))
 	return w
+}
+
+// excluded says that the host's silence tells nothing of its neighbours': it is
+// gone, or was ordered to go down.
+func (x *memoHost) excluded(silent bool) bool {
+	return x.host != nil && (x.host.Gone != "" || silent && x.host.mayBeDown(x.host.Phase))
 }
 
 // attend notes a host of the rollout that is silent or stuck.

@@ -27,7 +27,7 @@ const neighbours = 0.8
 func (t *turn) silence() {
 	for _, r := range t.s.watched() {
 		w := t.m.watch[r.ID]
-		if w == nil || float64(w.heard) < neighbours*float64(w.all-1) || w.heard == 0 {
+		if w == nil || !w.alone() {
 			continue
 		}
 		for _, id := range w.silent {
@@ -41,6 +41,11 @@ func (t *turn) silence() {
 			}
 		}
 	}
+}
+
+// alone says that enough other hosts are heard for the silence of one to be its own.
+func (w *watch) alone() bool {
+	return w.heard > 0 && float64(w.heard) >= neighbours*float64(w.all-1)
 }
 
 func (t *turn) silentHost(r *rollout.Rollout, id fleet.HostID) {
@@ -70,7 +75,8 @@ func (t *turn) lostHost(r *rollout.Rollout, id fleet.HostID) {
 		Domains: health.Domains(seen.Labels), Text: neverCame(r, seen)})
 }
 
-// losses takes hosts that never came back for failed, once that was counted.
+// losses takes hosts that never came back for failed, once that was counted. On
+// the way back there is nothing to count: it is not the target's doing.
 func (t *turn) losses() {
 	for _, r := range t.s.watched() {
 		w := t.m.watch[r.ID]
@@ -79,7 +85,8 @@ func (t *turn) losses() {
 		}
 		for _, id := range w.lost {
 			h, seen := t.s.hosts[id], t.v.hosts[id]
-			if h.Phase != rollout.Reverting && slices.Contains(h.Crashes, lostCrash(h)) && !t.full() {
+			counted := slices.Contains(h.Crashes, lostCrash(h)) || h.Phase == rollout.Reverting && w.alone()
+			if counted && !t.full() {
 				t.move(id, Move{Rollout: r.ID, Wave: h.Wave, To: rollout.Failed, Reason: neverCame(r, seen), Live: t.restores(h), Booted: h.Act.proves(seen)})
 			}
 		}

@@ -113,6 +113,13 @@ func (b *Debt) read(r *rawDebt) (err error) {
 // SampleLabel marks, for the planner alone, the hosts of a boot sample.
 const SampleLabel = "afloat.boot-sample"
 
+// calm is what an emergency takes for wider.
+type calm struct {
+	down    Amount
+	rate    Rate
+	budgets []Budget
+}
+
 // Payoff is the policy of the reboots that a live rollout owes: first the
 // sample, of which no host may fail, then the rest, inside the same budgets.
 func (p *Policy) Payoff() *Policy {
@@ -121,6 +128,9 @@ func (p *Policy) Payoff() *Policy {
 	out.Target = Target{Action: Kernel, Name: p.Debt.Kernel}
 	out.Fallback, out.FallbackKernel, out.Reboot, out.Debt = FallbackNone, "", "", Debt{}
 	out.Gate.Control = Control{}
+	if p.calm != nil { // the patch was urgent, its reboots are not
+		out.Urgency, out.Down, out.Rate, out.Budgets, out.calm = Normal, p.calm.down, p.calm.rate, p.calm.budgets, nil
+	}
 	sample := p.Debt.sample
 	out.Waves = []Wave{
 		{Name: "boot sample", Select: &sample, Soak: min(sampleSoak, p.Debt.SampleBy)},

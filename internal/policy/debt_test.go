@@ -20,6 +20,13 @@ func TestDebt(t *testing.T) {
 	if pay.Target.String() != "kernel 6.1.192-2" || len(pay.Waves) != 2 || pay.Waves[0].Select == nil || !pay.Waves[0].Failures.Zero() || pay.Down != p.Down || pay.Debt.Reboot != 0 {
 		t.Errorf("payoff is %+v", pay)
 	}
+	hurried, err := Parse([]byte(live + "unavailable: 5%\nbudgets: [{unavailable: 2}]\nurgency: emergency\nreason: KEV\ndebt: {reboot: within 30d}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pay := hurried.Payoff(); hurried.Down.Share != 0.1 || pay.Down.Share != 0.05 || pay.Budgets[0].Unavailable.N != 2 || pay.Urgency != Normal {
+		t.Errorf("payoff of an emergency is %+v", pay)
+	}
 	prompt, err := Parse([]byte(live + "unavailable: 5%\nreboot: promptly"))
 	if err != nil || prompt.Debt.Reboot != DefaultPromptly {
 		t.Errorf("promptly: %+v, %v", prompt, err)

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -278,6 +279,7 @@ func (p *Policy) hurry(d *document) error {
 	for i := range p.Waves {
 		p.Waves[i].Soak /= 4
 	}
+	p.calm = &calm{p.Down, p.Rate, slices.Clone(p.Budgets)}
 	p.Down = p.Down.double()
 	for i := range p.Budgets {
 		b := &p.Budgets[i]

@@ -43,6 +43,7 @@ type Policy struct {
 	// Reboot says how soon hosts must boot for this change, "" for when it suits.
 	Reboot   Urge
 	Timeouts Timeouts
+	calm     *calm // what an emergency made wider, nil if it is none
 }
 
 // Action is what a rollout does to a host.
