@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"afloat/internal/kernel"
 )
 
 // NotAddedError says that a local kernel has no kit: nothing can be fetched for it.
@@ -70,16 +72,8 @@ func (c *Cache) Add(ctx context.Context, parts Parts, tag string) (*Kit, error) 
 		return nil, fmt.Errorf("add %s: %w", ref, err)
 	}
 	defer unlock()
-	k, err := c.Open(ref)
-	switch {
-	case err == nil && k.ID != found.id:
-		return nil, &TakenError{Ref: ref, Have: k.ID.BuildID, New: found.id.BuildID}
-	case err == nil:
-		return k, nil
-	case errors.Is(err, ErrBrokenKit):
-		if err := os.RemoveAll(dir); err != nil {
-			return nil, fmt.Errorf("add %s: %w", ref, err)
-		}
+	if k, err := c.added(ref, found.id); k != nil || err != nil {
+		return k, err
 	}
 	m := &maker{cache: c, kit: &Kit{Dir: dir, Ref: ref}, from: parts.Image}
 	bring := []step{
@@ -90,6 +84,21 @@ func (c *Cache) Add(ctx context.Context, parts Parts, tag string) (*Kit, error) 
 		return nil, fmt.Errorf("add %s: %w", ref, err)
 	}
 	return c.Open(ref)
+}
+
+// added returns the kit that is there by that name already; nil for none. A
+// broken one is removed.
+func (c *Cache) added(ref Ref, id kernel.ID) (*Kit, error) {
+	k, err := c.Open(ref)
+	switch {
+	case err == nil && k.ID != id:
+		return nil, &TakenError{Ref: ref, Have: k.ID.BuildID, New: id.BuildID}
+	case errors.Is(err, ErrBrokenKit):
+		if err := os.RemoveAll(c.dir(ref)); err != nil {
+			return nil, fmt.Errorf("add %s: %w", ref, err)
+		}
+	}
+	return k, nil // whatever else Open says: there is none
 }
 
 // copyKernel brings all but the source. An image that is not compressed stands for both.

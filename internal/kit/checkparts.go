@@ -195,18 +195,9 @@ func (c *checked) checkSymvers(p Parts) (kernel.Symvers, error) {
 // checkModules reads every module: all must be of this kernel, and agree with
 // its exports' CRCs. Of what is wrong, the first by path is named.
 func (c *checked) checkModules(ctx context.Context, p Parts, config map[string]string, exports kernel.Symvers) error {
-	var paths []string
-	err := filepath.WalkDir(p.Modules, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && !d.IsDir() && isModule(d.Name()) {
-			paths = append(paths, path)
-		}
-		return err
-	})
+	paths, err := moduleFiles(p.Modules)
 	if err != nil {
-		return fmt.Errorf("list modules: %w", err)
-	}
-	if len(paths) == 0 {
-		return &PartError{Part: "modules", Folders: []string{p.Modules}}
+		return err
 	}
 	var mu sync.Mutex
 	var wrong []*MismatchError
@@ -235,6 +226,23 @@ func (c *checked) checkModules(ctx context.Context, p Parts, config map[string]s
 		first.Why += fmt.Sprintf("; %d of %d modules do not fit", len(wrong), len(paths))
 	}
 	return first
+}
+
+// moduleFiles lists the modules below a folder; none is a *PartError.
+func moduleFiles(dir string) (paths []string, err error) {
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && isModule(d.Name()) {
+			paths = append(paths, path)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list modules: %w", err)
+	}
+	if len(paths) == 0 {
+		return nil, &PartError{Part: "modules", Folders: []string{dir}}
+	}
+	return paths, nil
 }
 
 // magicFlags of a vermagic that follow from the configuration (include/linux/vermagic.h).

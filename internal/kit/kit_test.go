@@ -358,3 +358,31 @@ func TestSharedKits(t *testing.T) {
 		t.Errorf("our own kit does not come first: %v", err)
 	}
 }
+
+// Another build does not take a kernel's name away from it.
+func TestAddedTwice(t *testing.T) {
+	c := &Cache{Dir: t.TempDir()}
+	ref := Ref{Local, "6.1.192-mine", ""}
+	if k, err := c.added(ref, kernel.ID{}); k != nil || err != nil {
+		t.Errorf("an empty cache has %+v, %v", k, err)
+	}
+	made := madeKit(t, c, ref)
+	if k, err := c.added(ref, made.ID); err != nil || k == nil || k.Dir != made.Dir {
+		t.Errorf("the same kernel again: %+v, %v", k, err)
+	}
+	other := made.ID
+	other.BuildID = "cd"
+	_, err := c.added(ref, other)
+	if e, ok := errors.AsType[*TakenError](err); !ok || e.Have != "ab" || e.New != "cd" {
+		t.Errorf("another build: %v", err)
+	}
+	if err := os.WriteFile(made.Vmlinux(), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if k, err := c.added(ref, other); k != nil || err != nil {
+		t.Errorf("a broken kit stands in the way: %+v, %v", k, err)
+	}
+	if _, err := os.Stat(made.Dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a broken kit stays: %v", err)
+	}
+}
