@@ -138,6 +138,37 @@ func TestMillionByReboot(t *testing.T) {
 	}
 }
 
+// TestMillionLive is the same million hosts live patched, in six waves of which
+// each soaks for an hour: hours instead of weeks, and nobody out of service.
+func TestMillionLive(t *testing.T) {
+	if testing.Short() {
+		t.Skip("a million hosts take seconds")
+	}
+	n := 1_000_000
+	if raceEnabled {
+		n = 100_000
+	}
+	p, err := policy.Parse([]byte(`name: x
+target: {live: y}
+waves:
+  - {size: 0.001%, soak: 1h}
+  - {size: 0.01%, soak: 1h}
+  - {size: 0.1%, soak: 1h}
+  - {size: 1%, soak: 1h}
+  - {size: 10%, soak: 1h}
+  - {size: 100%, soak: 1h}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := fleet.Labels{"service": "x"}
+	f := Ahead(p, works(n, 1500*time.Millisecond, func(int) fleet.Labels { return l }), saturday)
+	if f.Stuck != "" || len(f.Waves) != 6 || f.Started < 5*time.Hour || f.Done > 9*time.Hour {
+		t.Errorf("%d hosts in %d waves: the last starts after %s and is done after %s; stuck: %q", n, len(f.Waves), f.Started, f.Done, f.Stuck)
+	}
+	t.Logf("%d hosts: last start after %s, done after %s", n, f.Started, f.Done)
+}
+
 // randomFleet draws services and racks under three kinds of caps.
 func randomFleet(t testing.TB, r *rand.Rand, n int, equal bool) (*policy.Policy, []Work) {
 	services, racks := 1+r.IntN(max(1, n/8)), 1+r.IntN(max(1, n/10))
