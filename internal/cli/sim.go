@@ -13,6 +13,7 @@ import (
 
 	"afloat/internal/plan"
 	"afloat/internal/policy"
+	"afloat/internal/rollout"
 	"afloat/internal/sim"
 )
 
@@ -107,16 +108,17 @@ func runSim(cmd *cobra.Command, file string, o simOptions) error {
 		return err
 	}
 	if len(res.Broken) > 0 {
-		return withHint(fmt.Errorf("an invariant was broken: %s", res.Broken[0]), "%s", sim.Replay(file, cmp0(o.fleet, fmt.Sprint("--hosts ", o.hosts)), options))
+		return withHint(fmt.Errorf("an invariant was broken: %s", res.Broken[0]), "%s", sim.Replay(file, o.of(), options))
 	}
 	return nil
 }
 
-func cmp0(a, b string) string {
-	if a != "" {
-		return a
+// of is the flag that gives the fleet.
+func (o simOptions) of() string {
+	if o.fleet != "" {
+		return "--fleet " + o.fleet
 	}
-	return b
+	return fmt.Sprint("--hosts ", o.hosts)
 }
 
 func (o simOptions) draw(res sim.Result) error {
@@ -144,6 +146,9 @@ func printSim(w io.Writer, res sim.Result, f plan.Forecast, asJSON bool) error {
 		fmt.Fprintf(w, "%10s  %s\n", m.At.Round(time.Second), m.Text)
 	}
 	fmt.Fprintf(w, "\n%s after %s: %d of %d hosts had it, %d run it now\n", res.Phase, res.Took.Round(time.Second), res.Exposed, res.Hosts, res.Running)
+	if res.Verdict != "" {
+		fmt.Fprintf(w, "verdict: %s\n", res.Verdict)
+	}
 	if res.Reason != "" {
 		fmt.Fprintf(w, "because %s\n", res.Reason)
 	}
@@ -157,6 +162,11 @@ func printSim(w io.Writer, res sim.Result, f plan.Forecast, asJSON bool) error {
 		fmt.Fprintf(w, "out of service at once: at most %d\n", res.Peak)
 	}
 	fmt.Fprintf(w, "crashes: %d by the patch, %d of healthy hosts, %d counted against the rollout\n", res.Crashes, res.Background, res.Counted)
+	curves(w, res)
+	capacity(w, res)
+	if res.Phase == rollout.PhaseComplete && f.Over > 0 {
+		fmt.Fprintf(w, "it took %s, the forecast was %s\n", res.Took.Round(time.Second), f.Over.Round(time.Second))
+	}
 	return forecastLines(w, f)
 }
 

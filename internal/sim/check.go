@@ -302,10 +302,10 @@ func (c *checker) end() {
 	}
 }
 
-// Replay is the command that plays a run again.
+// Replay is the command that plays a run again; fleet is the flag that gives it.
 func Replay(policy, fleet string, o Options) string {
 	var s strings.Builder
-	s.WriteString(fmt.Sprintf("afloat sim %s --fleet %s --seed %d", policy, fleet, o.Seed))
+	s.WriteString(fmt.Sprintf("afloat sim %s %s --seed %d", policy, fleet, o.Seed))
 	for _, f := range o.Faults {
 		s.WriteString(fmt.Sprintf(" --fault %q", f.String()))
 	}

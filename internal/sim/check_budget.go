@@ -3,6 +3,8 @@ package sim
 import (
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 
 	"afloat/internal/control"
 	"afloat/internal/fleet"
@@ -87,15 +89,17 @@ func (c *checker) tally(t *tally, r *rollout.Rollout, b policy.Budget, id fleet.
 	}
 }
 
-// loadOf is the load that the soak's labels tell of.
+// loadOf is the load that a label tells of, full if it tells none.
 func loadOf(s string) float64 {
-	switch s {
-	case "0.3":
-		return 0.3
-	case "90%":
-		return 0.9
+	number, percent := strings.CutSuffix(s, "%")
+	l, err := strconv.ParseFloat(number, 64)
+	switch {
+	case err != nil:
+		return 1
+	case percent:
+		return l / 100
 	}
-	return 1
+	return l
 }
 
 // idle says that nothing at all but a budget can keep the host from starting,

@@ -25,6 +25,8 @@ type Fleet struct {
 	// Live is the kernel (release) that live patches are built for, default
 	// that of the first group.
 	Live string `yaml:"live"`
+	// Services by the value of the label service.
+	Services map[string]Service `yaml:"services"`
 }
 
 // Group is like hosts. Labels may hold {n}, the host's number in the group,
@@ -137,6 +139,9 @@ func (f Fleet) check() error {
 	if f.Size() > maxHosts {
 		return fmt.Errorf("read fleet: %d hosts, at most %d", f.Size(), maxHosts)
 	}
+	if err := f.checkServices(); err != nil {
+		return err
+	}
 	for _, g := range f.Groups {
 		if g.Hosts < 0 || math.IsNaN(g.CrashesPerYear) || g.CrashesPerYear < 0 {
 			return fmt.Errorf("read fleet: group %s: negative number", g.Name)
@@ -241,6 +246,9 @@ func (f Fleet) hosts() []host {
 					intern[v] = v
 				}
 				labels[k] = v
+			}
+			if l, ok := f.load(labels["service"], Started()); ok {
+				labels["load"] = loadLabel(l)
 			}
 			out = append(out, host{id: fleet.HostID(fmt.Sprintf("%s-%d", group.Name, n)), group: group, labels: labels, kernel: group.id, standard: group.id.Release})
 		}

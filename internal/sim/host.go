@@ -35,12 +35,13 @@ type host struct {
 	last    converge.Action
 	told    told
 	down    bool
-	gone    bool   // for ever
-	mute    bool   // its messages do not arrive
-	away    bool   // has not joined yet
-	quiet   bool   // sends nothing of its own
-	given   bool   // the server takes its heartbeats as given
-	heard   uint64 // the newest report that the server has
+	gone    bool          // for ever
+	mute    bool          // its messages do not arrive
+	away    bool          // has not joined yet
+	quiet   bool          // sends nothing of its own
+	given   bool          // the server takes its heartbeats as given
+	heard   uint64        // the newest report that the server has
+	skew    time.Duration // of its wall clock
 	loads   map[converge.Key]int
 	idle    bool // as accounted
 	// standard is the kernel that boots by default.
@@ -77,6 +78,9 @@ func (h *host) bootID() string {
 
 // clock is the host's CLOCK_BOOTTIME.
 func (h *host) clock(now time.Duration) time.Duration { return now - h.since + time.Second }
+
+// wall is the host's wall clock, which may be wrong.
+func (h *host) wall(s *shard, now time.Duration) time.Time { return s.at(now).Add(h.skew) }
 
 // settle is what the kernel does by itself: a transition ends, and a live
 // patch that replaced the others is alone.
@@ -143,7 +147,7 @@ func (h *host) run(s *shard, now time.Duration) {
 			continue
 		}
 		if a.Record != nil {
-			a.Record.Time = s.at(now)
+			a.Record.Time = h.wall(s, now)
 			h.write(s, *a.Record)
 		}
 		if h.effect(s, a, now) {
@@ -162,6 +166,7 @@ func (h *host) run(s *shard, now time.Duration) {
 // enrol is the first start of the host's agent, which reports at once.
 func (h *host) enrol(s *shard) {
 	h.since = s.w.now - time.Hour
+	h.skew = s.skew(h)
 	h.boots++
 	d := s.w.state.Desired(h.id)
 	d.Epoch, d.Mode = s.w.epoch, fleet.ModeAct
@@ -259,7 +264,7 @@ func (h *host) report(s *shard, now time.Duration) wire.Report {
 	}
 	r := wire.Report{Version: wire.Version, Host: h.id, Seq: h.seq, Name: string(h.id), Kernel: *h.kernel, Boot: h.bootID(),
 		Nonce: h.j.Did, Out: h.out(now), Abilities: h.group.able, UptimeS: h.clock(now).Seconds(), Labels: h.labels, Mode: converge.Mode(h.j.Desired, ceiling), Epoch: h.j.Epoch,
-		Generation: h.j.Desired.Generation, Phase: h.last.Phase, Reason: h.last.Reason, Crashes: h.j.Recent(s.at(now).Add(-7 * 24 * time.Hour))}
+		Generation: h.j.Desired.Generation, Phase: h.last.Phase, Reason: h.last.Reason, Crashes: h.j.Recent(h.wall(s, now).Add(-7 * 24 * time.Hour))}
 	if r.Phase == "" {
 		r.Phase = wire.PhaseIdle
 	}
@@ -275,7 +280,7 @@ func (h *host) report(s *shard, now time.Duration) wire.Report {
 // oops is crash evidence that does not take the host down.
 func (h *host) oops(s *shard, e event) {
 	c := wire.Crash{ID: fmt.Sprintf("oops-%s-%d", h.bootID(), e.at), Kind: wire.CrashOops, Boot: h.bootID(), Live: e.digest, Signature: "simulated"}
-	h.write(s, converge.Record{Kind: converge.RecordCrash, Boot: h.bootID(), Time: s.at(e.at), Crash: &c})
+	h.write(s, converge.Record{Kind: converge.RecordCrash, Boot: h.bootID(), Time: h.wall(s, e.at), Crash: &c})
 	h.run(s, e.at)
 }
 

@@ -20,6 +20,7 @@ const (
 	evBack               // a boot ends
 	evActed              // an exchange or a restart ends
 	evChance             // a healthy host crashes
+	evHour               // the load of services changes
 	evFault              // a timed fault begins
 	evEnd                // a timed fault ends
 	evOrder              // an operator's command

@@ -37,10 +37,15 @@ type Result struct {
 	Background int `json:"background"`
 	// Peak is how many hosts were out of service at once at most, for
 	// whatever reason: leaving, down, being verified, or warming up.
-	Peak    int      `json:"peak_out"`
-	Records uint64   `json:"records"`
-	Moments []Moment `json:"timeline"`
-	Samples []Sample `json:"samples,omitempty"`
+	Peak    int    `json:"peak_out"`
+	Records uint64 `json:"records"`
+	// Verdict is the gate's last word: revert, hold, or that of the last wave that ended.
+	Verdict gate.Level `json:"verdict,omitempty"`
+	// Budgets and Services are the most used and the worst served first.
+	Budgets  []BudgetUse  `json:"budgets,omitempty"`
+	Services []ServiceUse `json:"services,omitempty"`
+	Moments  []Moment     `json:"timeline"`
+	Samples  []Sample     `json:"samples,omitempty"`
 	// Broken lists the invariants that did not hold: a bug, never a result.
 	Broken []string `json:"broken,omitempty"`
 }
@@ -57,6 +62,10 @@ type Sample struct {
 	Exposed int           `json:"exposed"`
 	Acting  int           `json:"acting"`
 	E       float64       `json:"e"`
+	// Spent is the share of the most used budget that is out, Serving the share
+	// of its hosts that the worst service has.
+	Spent   float64 `json:"spent"`
+	Serving float64 `json:"serving"`
 }
 
 // Run plays a policy on a fleet. The error is a policy or option that cannot
@@ -86,7 +95,7 @@ func Run(o Options) (Result, error) {
 
 func newWorld(o Options, orders []ordered) *world {
 	w := &world{o: o, start: Started(), rng: rand.New(rand.NewPCG(o.Seed, 0x5eed)), faults: o.Faults, orders: orders, blamed: digestOf(o.Blame),
-		state: control.New(), view: control.NewView(), epoch: 1, cut: map[int][]int32{}, out: &Result{Seed: o.Seed, Hosts: o.Fleet.Size()}}
+		state: control.New(), view: control.NewView(), epoch: 1, cut: map[int][]int32{}, used: map[useKey]*BudgetUse{}, served: map[string]*ServiceUse{}, out: &Result{Seed: o.Seed, Hosts: o.Fleet.Size()}}
 	w.hosts = o.Fleet.hosts()
 	w.index = make(map[fleet.HostID]int32, len(w.hosts))
 	w.split()
@@ -131,6 +140,9 @@ func (w *world) join() {
 
 // plant schedules the faults that have a time.
 func (w *world) plant() {
+	if len(w.o.Fleet.Services) > 0 {
+		w.relabel()
+	}
 	if w.rate > 0 {
 		w.queue.push(event{at: exponential(w.rate, w.rng.Float64()), kind: evChance})
 	}
@@ -351,6 +363,9 @@ func (w *world) note(rec control.Record) {
 		name := w.state.Rollout(e.Rollout).Waves[e.Wave].Name
 		switch {
 		case e.Verdict != "":
+			if e.Rollout == "r1" {
+				w.out.Verdict = e.Verdict
+			}
 			w.say("%swave %s %s, %s: %s", other(e.Rollout), name, e.What, e.Verdict, e.Why)
 		default:
 			w.say("%swave %s %s", other(e.Rollout), name, e.What)
@@ -374,21 +389,40 @@ func other(id string) string {
 // sample notes the curves, thinned out so that they stay small.
 func (w *world) sample(always bool) {
 	const most, every = 4000, 30 * time.Second
+	spent := w.spend()
 	n := len(w.out.Samples)
 	if !always && (n >= most || w.now-w.out.Samples[n-1].At < every) {
 		return
 	}
-	if r := w.state.Rollout("r1"); r != nil {
-		acting := 0
-		for i := range r.Waves {
-			acting += r.ActingIn(i)
-		}
-		w.out.Samples = append(w.out.Samples, Sample{w.now, r.Exposure.Running(), acting, r.Evidence.E()})
+	r := w.state.Rollout("r1")
+	if r == nil {
+		return
 	}
+	s := Sample{At: w.now, Exposed: r.Exposure.Running(), E: r.Evidence.E(), Spent: spent, Serving: 1}
+	for i := range r.Waves {
+		s.Acting += r.ActingIn(i)
+	}
+	if n > 0 {
+		s.Serving = w.out.Samples[n-1].Serving
+	}
+	if always || len(w.hosts) <= manyHosts || w.now-w.looked >= 10*every {
+		s.Serving, w.looked = w.serve(), w.now
+	}
+	w.out.Samples = append(w.out.Samples, s)
 }
+
+// manyHosts is from how many hosts on who serves is counted every five minutes.
+const manyHosts = 20_000
 
 func (w *world) finish() {
 	w.sample(true)
+	w.out.Budgets, w.out.Services = w.capacity()
+	switch r := w.state.Rollout("r1"); {
+	case r.Phase == rollout.PhaseReverting || r.Phase == rollout.PhaseReverted:
+		w.out.Verdict = gate.LevelRevert
+	case r.Hold != "":
+		w.out.Verdict = gate.LevelHold
+	}
 	r := w.state.Rollout("r1")
 	w.out.Phase, w.out.Reason, w.out.Hold, w.out.Took = r.Phase, r.Reason, r.Hold, w.now
 	w.out.Exposed, w.out.Counted, w.out.Records = r.Exposure.Exposed, len(r.Crashed), w.state.Seq()
@@ -426,15 +460,4 @@ func (w *world) waits() map[string]int {
 		}
 	}
 	return out
-}
-
-// Verdict is the gate's last word on the rollout's facts in this run.
-func (r Result) Verdict() gate.Level {
-	switch r.Phase {
-	case rollout.PhaseReverted, rollout.PhaseReverting:
-		return gate.LevelRevert
-	case rollout.PhaseComplete:
-		return gate.LevelInconclusive
-	}
-	return gate.LevelHold
 }

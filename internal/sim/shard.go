@@ -144,6 +144,16 @@ func (s *shard) schedule(at time.Duration, h *host, k kind) {
 	s.push(event{at: at, kind: k, host: h.i})
 }
 
+// skew is how wrong the host's wall clock is, either way.
+func (s *shard) skew(h *host) (off time.Duration) {
+	for _, f := range s.w.faults.named("skew") {
+		if f.On.Matches(h.labels) && s.random(h) < f.Share {
+			off += time.Duration((2*s.random(h) - 1) * float64(f.For))
+		}
+	}
+	return off
+}
+
 // latency of one message.
 func (s *shard) latency(h *host) time.Duration {
 	return 10*time.Millisecond + time.Duration(s.random(h)*90)*time.Millisecond

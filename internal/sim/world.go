@@ -60,7 +60,10 @@ type world struct {
 	cut     map[int][]int32
 	check   *checker
 	out     *Result
-	rate    float64 // crashes of healthy hosts per hour, whole fleet
+	used    map[useKey]*BudgetUse
+	served  map[string]*ServiceUse
+	looked  time.Duration // when who serves was counted
+	rate    float64       // crashes of healthy hosts per hour, whole fleet
 }
 
 // Started is when every run begins: a Saturday morning.
@@ -82,6 +85,8 @@ func (w *world) handle(e event) {
 	switch e.kind {
 	case evChance:
 		w.chance()
+	case evHour:
+		w.relabel()
 	case evFault:
 		w.begin(e.fault)
 	case evEnd:
