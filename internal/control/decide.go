@@ -97,7 +97,9 @@ func (t *turn) verdicts() {
 		if t.kin(r) {
 			continue
 		}
-		verdict := gate.Decide(r.Policy.Gate, t.facts(r))
+		facts := t.facts(r)
+		facts.Terse = true
+		verdict := gate.Decide(r.Policy.Gate, facts)
 		if verdict.Level == gate.LevelRevert {
 			t.pull(r, verdict)
 			continue
@@ -169,7 +171,7 @@ func (t *turn) holds(r *rollout.Rollout, verdict gate.Verdict) (gate.Rule, strin
 	case len(stuck) > lost && !waved(ruleStuck) && (r.Hold == "" || strings.HasPrefix(r.Hold, string(ruleStuck)+": ")): // after another hold they first get a permit
 		return ruleStuck, fmt.Sprintf("%s under way for over %s: %s", count(len(stuck)), policy.Span(r.Policy.Timeouts.Stuck), t.some(stuck))
 	case verdict.Level == gate.LevelInconclusive && r.Policy.Gate.OnInconclusive == policy.InconclusiveHold && t.soaked(r) && !waved(ruleInconclusive):
-		return ruleInconclusive, verdict.Why()
+		return ruleInconclusive, gate.Decide(r.Policy.Gate, t.facts(r)).Why()
 	}
 	return "", ""
 }

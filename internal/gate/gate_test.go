@@ -88,6 +88,11 @@ func TestDecide(t *testing.T) {
 			if tt.rule != "" && v.Findings[0].Rule != tt.rule {
 				t.Errorf("rule %q decides, want %q", v.Findings[0].Rule, tt.rule)
 			}
+			terse := tt.f
+			terse.Terse = true
+			if short := Decide(usual(), terse); short.Level != v.Level || short.E != v.E {
+				t.Errorf("without words it is %s with E=%v, not %s with %v", short.Level, short.E, v.Level, v.E)
+			}
 			if !strings.Contains(v.Why(), tt.text) {
 				t.Errorf("%q does not hold %q", v.Why(), tt.text)
 			}

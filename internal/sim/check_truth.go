@@ -10,7 +10,7 @@ import (
 // rollout can answer only for its own orders: others have other budgets.
 func (c *checker) truth() {
 	for _, r := range c.w.state.Rollouts() {
-		if !r.Policy.Disrupts() {
+		if !r.Policy.Disrupts() || !r.AnyActing() { // nobody goes out without an order
 			continue
 		}
 		for _, b := range r.Policy.Budgets {
