@@ -214,3 +214,32 @@ func FuzzReadVmlinux(f *testing.F) {
 		c.NotesOf("vmlinux")
 	})
 }
+
+func FuzzReadModule(f *testing.F) {
+	paths, err := filepath.Glob("../proof/testdata/*.o")
+	if err != nil || len(paths) == 0 {
+		f.Fatalf("%d objects, %v", len(paths), err)
+	}
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		o, err := elfdiff.Read(bytes.NewReader(data))
+		if err != nil {
+			return
+		}
+		c := ReadModule("fuzz", o)
+		for _, fn := range c.functions {
+			for _, to := range fn.calls {
+				if int(to) >= len(c.functions) {
+					t.Fatalf("%s calls function %d of %d", fn.name, to, len(c.functions))
+				}
+			}
+		}
+		c.NotesOf("fuzz")
+	})
+}
