@@ -69,7 +69,7 @@ soak: ## a million random rollouts against what must always hold (under an hour)
 .PHONY: bench-plan
 bench-plan: ## planner and simulator at a million hosts
 	$(GO) test ./internal/plan -run '^TestMakespan' -bench Million -benchtime 1x | grep '^bench '
-	GOGC=400 $(GO) test ./internal/sim -run '^$$' -bench Million -benchtime 1x -timeout 30m | grep '^bench '
+	$(GO) test ./internal/sim -run '^$$' -bench Million -benchtime 1x -timeout 30m | grep '^bench '
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (default 30s)

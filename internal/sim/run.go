@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"time"
 
 	"afloat/internal/bundle"
@@ -81,6 +82,9 @@ func Run(o Options) (Result, error) {
 	if o.Horizon == 0 {
 		o.Horizon = 30 * 24 * time.Hour
 	}
+	if o.Fleet.Size() >= roomy {
+		defer debug.SetGCPercent(debug.SetGCPercent(400))
+	}
 	w := newWorld(o, orders)
 	w.join()
 	w.turn()
@@ -92,6 +96,10 @@ func Run(o Options) (Result, error) {
 	w.finish()
 	return *w.out, nil
 }
+
+// roomy is from how many hosts on memory is given for time: nearly all of it is
+// hosts, which stay, and looking for the rest costs more than it frees.
+const roomy = 100_000
 
 func newWorld(o Options, orders []ordered) *world {
 	w := &world{o: o, start: Started(), rng: rand.New(rand.NewPCG(o.Seed, 0x5eed)), faults: o.Faults, orders: orders, blamed: digestOf(o.Blame),
