@@ -413,13 +413,14 @@ func (w *world) sample(always bool) {
 	if n > 0 {
 		s.Serving = w.out.Samples[n-1].Serving
 	}
-	if always || len(w.hosts) <= manyHosts || w.now-w.looked >= 10*every {
+	if always || len(w.hosts) <= manyHosts || w.now-w.looked >= 60*every {
 		s.Serving, w.looked = w.serve(), w.now
 	}
 	w.out.Samples = append(w.out.Samples, s)
 }
 
-// manyHosts is from how many hosts on who serves is counted every five minutes.
+// manyHosts is from how many hosts on who serves is counted every half hour: it takes
+// a look at each of them.
 const manyHosts = 20_000
 
 func (w *world) finish() {
