@@ -20,7 +20,6 @@ type View struct {
 	catalog map[bundle.Digest]Entry
 	changes int     // of the catalog
 	roster  int     // hosts that came and went
-	lost    bool    // a host was lost since the last turn
 	dirty   []*Seen // hosts of which something changed since the last turn
 	memo    *memo
 	rate    policy.Rate // of the fleet

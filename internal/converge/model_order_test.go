@@ -17,8 +17,8 @@ type machine struct {
 	kernel, standard string // running, and booted by default
 	image            string
 	made             Made
-	out              bool // by afloat's order
-	owner            bool // by its owner's hand
+	out              bool          // by afloat's order
+	owner            bool          // by its owner's hand
 	leaves           time.Duration // when it is out, once it was asked to leave
 	probed           bool
 	acts             map[string]int // how often each nonce was acted on

@@ -27,8 +27,8 @@ func TestDocumentedFleet(t *testing.T) {
 		t.Errorf("it has %d hosts", f.Size())
 	}
 	for _, typ := range []reflect.Type{reflect.TypeFor[Fleet](), reflect.TypeFor[Group](), reflect.TypeFor[Times]()} {
-		for i := range typ.NumField() {
-			name, _, _ := strings.Cut(typ.Field(i).Tag.Get("yaml"), ",")
+		for field := range typ.Fields() {
+			name, _, _ := strings.Cut(field.Tag.Get("yaml"), ",")
 			if name != "" && !strings.Contains(text, name+":") {
 				t.Errorf("field %s is not in it", name)
 			}
