@@ -7,7 +7,8 @@ import (
 
 // truth tests the budgets against the hosts themselves, whatever the server
 // believes of them: how many of a group are out of service by its order. A
-// rollout can answer only for its own orders: others have other budgets.
+// rollout can answer only for its own orders: others have other budgets, and a
+// host that they left out of service costs it nothing.
 func (c *checker) truth() {
 	for _, r := range c.w.state.Rollouts() {
 		if !r.Policy.Disrupts() || !r.AnyActing() { // nobody goes out without an order
@@ -33,7 +34,7 @@ func (c *checker) trueBudget(r *rollout.Rollout, b policy.Budget) {
 			continue
 		}
 		total[value]++
-		if h.outByOrder() && c.w.state.Host(h.id).Rollout == r.ID {
+		if h.outByOrder() && c.w.state.Host(h.id).Rollout == r.ID && !c.host(h.id).wasOut {
 			out[value]++
 		}
 	}
