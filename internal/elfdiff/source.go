@@ -155,13 +155,20 @@ func sequenceStarts(f *elf.File, o *Object) ([]sequenceStart, error) {
 func collectLines(info *dwarf.Data, starts []sequenceStart) (map[*Section][]line, error) {
 	out := map[*Section][]line{}
 	units := info.Reader()
-	for {
+	last := dwarf.Offset(0)
+	for range maxEntries {
 		unit, err := units.Next()
+		if err == nil && unit != nil && unit.Offset != 0 && unit.Offset <= last {
+			err = errBackwards
+		}
 		if err != nil || unit == nil {
 			sortLines(out)
 			return out, err
 		}
-		units.SkipChildren()
+		last = max(last, unit.Offset)
+		if err := skipChildren(units, unit); err != nil {
+			return out, err
+		}
 		table, err := info.LineReader(unit)
 		if err != nil || table == nil {
 			continue
@@ -171,6 +178,7 @@ func collectLines(info *dwarf.Data, starts []sequenceStart) (map[*Section][]line
 			return out, err
 		}
 	}
+	return out, errBackwards
 }
 
 // addSequences reads one unit's table and returns the starts that are left.

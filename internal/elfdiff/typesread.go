@@ -16,6 +16,13 @@ type declarations map[string]*shape
 // ErrNoDebug says that an object was compiled without debug information.
 var ErrNoDebug = errors.New("object has no debug information")
 
+// maxEntries at file scope and at the ends of children: far above those of the largest object.
+const maxEntries = 1 << 22
+
+// errBackwards: the reader believes what an entry says about where the next one
+// is, and would go round for ever.
+var errBackwards = errors.New("malformed debug information: an entry is followed by one before it")
+
 // readTypes returns what an object declares at file scope, and its variables
 // that outlive a call. Functions that the object exports are marked.
 func readTypes(r io.ReaderAt) (types declarations, err error) {
@@ -62,7 +69,9 @@ func typesIn(d *dwarf.Data) (types declarations, err error) {
 		}
 	}()
 	rd := &typeReader{data: d, out: declarations{}, named: map[dwarf.Offset]bool{}}
-	for r := d.Reader(); ; {
+	last := dwarf.Offset(0)
+	r := d.Reader()
+	for range maxEntries {
 		e, err := r.Next()
 		if err != nil {
 			return nil, err
@@ -70,10 +79,18 @@ func typesIn(d *dwarf.Data) (types declarations, err error) {
 		if e == nil {
 			return rd.finish(), nil
 		}
+		if e.Offset == 0 {
+			continue // the end of some children
+		}
+		if e.Offset <= last {
+			return nil, errBackwards
+		}
+		last = e.Offset
 		if err := rd.fileScope(r, e); err != nil {
 			return nil, err
 		}
 	}
+	return nil, fmt.Errorf("malformed debug information: more than %d entries", maxEntries)
 }
 
 type typeReader struct {
@@ -112,7 +129,32 @@ func (rd *typeReader) fileScope(r *dwarf.Reader, e *dwarf.Entry) error {
 			return err
 		}
 	}
-	r.SkipChildren()
+	return skipChildren(r, e)
+}
+
+// skipChildren is the reader's own, but never goes back.
+func skipChildren(r *dwarf.Reader, e *dwarf.Entry) error {
+	if !e.Children {
+		return nil
+	}
+	if next, ok := e.Val(dwarf.AttrSibling).(dwarf.Offset); ok {
+		if next <= e.Offset {
+			return errBackwards
+		}
+		r.Seek(next)
+		return nil
+	}
+	for depth := 1; depth > 0; {
+		child, err := r.Next()
+		switch {
+		case err != nil || child == nil:
+			return err
+		case child.Tag == 0:
+			depth--
+		case child.Children:
+			depth++
+		}
+	}
 	return nil
 }
 
