@@ -116,30 +116,42 @@ func (w *world) spend() float64 {
 	return most
 }
 
-// serve counts who is in service. It looks at every host.
-func (w *world) serve() (least float64) {
-	hosts, up := map[string]int{}, map[string]int{}
+// enlist numbers the services, so that counting who serves looks no name up.
+func (w *world) enlist() {
+	known := map[string]int32{}
 	for i := range w.hosts {
 		h := &w.hosts[i]
-		s := h.labels["service"]
-		hosts[s]++
-		if !h.down && !h.gone && !h.away && !h.out(w.now) {
-			up[s]++
+		name := h.labels["service"]
+		n, ok := known[name]
+		if !ok {
+			n = int32(len(w.services))
+			known[name] = n
+			w.services = append(w.services, ServiceUse{Service: name})
+		}
+		h.service = n
+		w.services[n].Hosts++
+		w.services[n].Least++
+	}
+	w.up = make([]int, len(w.services))
+}
+
+// serve counts who is in service. It looks at every host.
+func (w *world) serve() (least float64) {
+	clear(w.up)
+	for i := range w.hosts {
+		if h := &w.hosts[i]; !h.down && !h.gone && !h.away && !h.out(w.now) {
+			w.up[h.service]++
 		}
 	}
 	least = 1
-	for s, n := range hosts {
-		least = min(least, float64(up[s])/float64(n))
-		u := w.served[s]
-		if u == nil {
-			u = &ServiceUse{Service: s, Hosts: n, Least: n}
-			w.served[s] = u
+	for n, up := range w.up {
+		u := &w.services[n]
+		least = min(least, share(up, u.Hosts))
+		if up < u.Least {
+			u.Least, u.At = up, w.now
 		}
-		if up[s] < u.Least {
-			u.Least, u.At = up[s], w.now
-		}
-		if l, ok := w.o.Fleet.load(s, w.at(w.now)); ok && up[s] > 0 {
-			u.Load = max(u.Load, l*float64(n)/float64(up[s]))
+		if l, ok := w.o.Fleet.load(u.Service, w.at(w.now)); ok && up > 0 {
+			u.Load = max(u.Load, l*float64(u.Hosts)/float64(up))
 		}
 	}
 	return least
@@ -154,10 +166,7 @@ func (w *world) capacity() ([]BudgetUse, []ServiceUse) {
 	slices.SortFunc(budgets, func(a, b BudgetUse) int {
 		return cmp.Or(cmp.Compare(b.share(), a.share()), cmp.Compare(a.Budget, b.Budget), cmp.Compare(a.Group, b.Group))
 	})
-	var services []ServiceUse
-	for _, s := range w.served {
-		services = append(services, *s)
-	}
+	services := slices.Clone(w.services)
 	slices.SortFunc(services, func(a, b ServiceUse) int {
 		return cmp.Or(cmp.Compare(b.Load, a.Load), cmp.Compare(share(a.Least, a.Hosts), share(b.Least, b.Hosts)), cmp.Compare(a.Service, b.Service))
 	})

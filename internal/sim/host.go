@@ -17,6 +17,7 @@ import (
 type host struct {
 	id      fleet.HostID
 	i       int32 // its index
+	service int32 // in world.services
 	chance  draws
 	group   *Group
 	labels  fleet.Labels

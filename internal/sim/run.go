@@ -103,7 +103,7 @@ const roomy = 100_000
 
 func newWorld(o Options, orders []ordered) *world {
 	w := &world{o: o, start: Started(), rng: rand.New(rand.NewPCG(o.Seed, 0x5eed)), faults: o.Faults, orders: orders, blamed: digestOf(o.Blame),
-		state: control.New(), view: control.NewView(), epoch: 1, cut: map[int][]int32{}, used: map[useKey]*BudgetUse{}, served: map[string]*ServiceUse{}, out: &Result{Seed: o.Seed, Hosts: o.Fleet.Size()}}
+		state: control.New(), view: control.NewView(), epoch: 1, cut: map[int][]int32{}, used: map[useKey]*BudgetUse{}, out: &Result{Seed: o.Seed, Hosts: o.Fleet.Size()}}
 	w.hosts = o.Fleet.hosts()
 	w.index = make(map[fleet.HostID]int32, len(w.hosts))
 	w.split()
@@ -112,6 +112,7 @@ func newWorld(o Options, orders []ordered) *world {
 		w.hosts[i].chance = newDraws(o.Seed, i)
 		w.rate += w.hosts[i].group.CrashesPerYear / (365 * 24)
 	}
+	w.enlist()
 	w.view.Limit(o.Rate)
 	w.stock()
 	if o.Check {

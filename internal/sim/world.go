@@ -37,33 +37,34 @@ type Options struct {
 
 // world is one run.
 type world struct {
-	o       Options
-	start   time.Time
-	now     time.Duration
-	rng     *rand.Rand
-	hosts   []host
-	index   map[fleet.HostID]int32
-	shards  []shard
-	size    int // of a shard
-	workers int
-	queue   queue // what concerns no single host
-	faults  faults
-	bundles map[bundle.Digest]map[bundle.Digest]converge.Bundle
-	orders  []ordered
-	blamed  bundle.Digest
-	state   *control.State
-	view    *control.View
-	log     [][]byte
-	epoch   uint64
-	offline bool          // no server
-	decided time.Duration // when something was decided last
-	cut     map[int][]int32
-	check   *checker
-	out     *Result
-	used    map[useKey]*BudgetUse
-	served  map[string]*ServiceUse
-	looked  time.Duration // when who serves was counted
-	rate    float64       // crashes of healthy hosts per hour, whole fleet
+	o        Options
+	start    time.Time
+	now      time.Duration
+	rng      *rand.Rand
+	hosts    []host
+	index    map[fleet.HostID]int32
+	shards   []shard
+	size     int // of a shard
+	workers  int
+	queue    queue // what concerns no single host
+	faults   faults
+	bundles  map[bundle.Digest]map[bundle.Digest]converge.Bundle
+	orders   []ordered
+	blamed   bundle.Digest
+	state    *control.State
+	view     *control.View
+	log      [][]byte
+	epoch    uint64
+	offline  bool          // no server
+	decided  time.Duration // when something was decided last
+	cut      map[int][]int32
+	check    *checker
+	out      *Result
+	used     map[useKey]*BudgetUse
+	services []ServiceUse
+	up       []int         // in service, by service
+	looked   time.Duration // when who serves was counted
+	rate     float64       // crashes of healthy hosts per hour, whole fleet
 }
 
 // Started is when every run begins: a Saturday morning.
