@@ -31,7 +31,7 @@ static const char note_9[] __attribute__((used, section(".afloat.notes"))) = "ig
 `
 
 // seeds compiles a small object, without debug information to keep it small, and one beside it that differs.
-func seeds(f *testing.F, flags ...string) (orig, patched []byte) {
+func seeds(f testing.TB, flags ...string) (orig, patched []byte) {
 	f.Helper()
 	var out [2][]byte
 	changed := strings.NewReplacer("+ a;", "+ a * 3;", "helper(1)", "helper(2)").Replace(fuzzSource)
@@ -174,7 +174,7 @@ func FuzzDWARF(f *testing.F) {
 		if err != nil {
 			return
 		}
-		types, err := typesIn(d)
+		types, err := typesIn(&debugInfo{data: d, line: lineSection{data: line}, most: len(info)})
 		if err != nil {
 			return
 		}

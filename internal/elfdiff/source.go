@@ -115,7 +115,7 @@ func readLines(r io.ReaderAt, o *Object) (out map[*Section][]line, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("read DWARF: %w", err)
 	}
-	info, err := f.DWARF()
+	info, err := openDebug(f)
 	if err != nil {
 		return nil, fmt.Errorf("read DWARF: %w", err)
 	}
@@ -152,11 +152,11 @@ func sequenceStarts(f *elf.File, o *Object) ([]sequenceStart, error) {
 	return out, nil
 }
 
-func collectLines(info *dwarf.Data, starts []sequenceStart) (map[*Section][]line, error) {
+func collectLines(info *debugInfo, starts []sequenceStart) (map[*Section][]line, error) {
 	out := map[*Section][]line{}
-	units := info.Reader()
+	units := info.data.Reader()
 	last := dwarf.Offset(0)
-	for range maxEntries {
+	for range info.most + 1 {
 		unit, err := units.Next()
 		if err == nil && unit != nil && unit.Offset != 0 && unit.Offset <= last {
 			err = errBackwards
@@ -169,7 +169,7 @@ func collectLines(info *dwarf.Data, starts []sequenceStart) (map[*Section][]line
 		if err := skipChildren(units, unit); err != nil {
 			return out, err
 		}
-		table, err := info.LineReader(unit)
+		table, err := info.lines(unit)
 		if err != nil || table == nil {
 			continue
 		}

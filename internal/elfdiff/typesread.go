@@ -35,10 +35,7 @@ func readTypes(r io.ReaderAt) (types declarations, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if f.Section(".debug_info") == nil {
-		return nil, ErrNoDebug
-	}
-	d, err := f.DWARF()
+	d, err := openDebug(f)
 	if err != nil {
 		return nil, err
 	}
@@ -61,17 +58,17 @@ func readTypes(r io.ReaderAt) (types declarations, err error) {
 }
 
 // typesIn reads the debug information of one object.
-func typesIn(d *dwarf.Data) (types declarations, err error) {
+func typesIn(d *debugInfo) (types declarations, err error) {
 	defer func() {
 		// debug/dwarf takes much of its input for granted.
 		if p := recover(); p != nil {
 			types, err = nil, fmt.Errorf("malformed debug information: %v", p)
 		}
 	}()
-	rd := &typeReader{data: d, out: declarations{}, named: map[dwarf.Offset]bool{}}
+	rd := &typeReader{info: d, data: d.data, out: declarations{}, named: map[dwarf.Offset]bool{}}
 	last := dwarf.Offset(0)
-	r := d.Reader()
-	for range maxEntries {
+	r := d.data.Reader()
+	for range d.most + 1 {
 		e, err := r.Next()
 		if err != nil {
 			return nil, err
@@ -90,10 +87,11 @@ func typesIn(d *dwarf.Data) (types declarations, err error) {
 			return nil, err
 		}
 	}
-	return nil, fmt.Errorf("malformed debug information: more than %d entries", maxEntries)
+	return nil, fmt.Errorf("malformed debug information: more than %d entries", d.most)
 }
 
 type typeReader struct {
+	info      *debugInfo
 	data      *dwarf.Data
 	files     []*dwarf.LineFile
 	folder    string // that the compiler ran in
@@ -115,7 +113,7 @@ func (rd *typeReader) fileScope(r *dwarf.Reader, e *dwarf.Entry) error {
 	name, _ := e.Val(dwarf.AttrName).(string)
 	switch e.Tag {
 	case dwarf.TagCompileUnit:
-		rd.files, rd.folder = lineFiles(rd.data, e), ""
+		rd.files, rd.folder = lineFiles(rd.info, e), ""
 		rd.folder, _ = e.Val(dwarf.AttrCompDir).(string)
 		return nil
 	case dwarf.TagSubprogram:
@@ -332,8 +330,8 @@ func (rd *typeReader) spellVariable(v variable) string {
 	return text
 }
 
-func lineFiles(d *dwarf.Data, unit *dwarf.Entry) []*dwarf.LineFile {
-	lines, err := d.LineReader(unit)
+func lineFiles(d *debugInfo, unit *dwarf.Entry) []*dwarf.LineFile {
+	lines, err := d.lines(unit)
 	if err != nil || lines == nil {
 		return nil
 	}
