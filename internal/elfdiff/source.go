@@ -154,6 +154,7 @@ func sequenceStarts(f *elf.File, o *Object) ([]sequenceStart, error) {
 
 func collectLines(info *debugInfo, starts []sequenceStart) (map[*Section][]line, error) {
 	out := map[*Section][]line{}
+	defer func() { sortLines(out) }() // what was read before a mistake is right
 	units := info.data.Reader()
 	last := dwarf.Offset(0)
 	for range info.most + 1 {
@@ -162,7 +163,6 @@ func collectLines(info *debugInfo, starts []sequenceStart) (map[*Section][]line,
 			err = errBackwards
 		}
 		if err != nil || unit == nil {
-			sortLines(out)
 			return out, err
 		}
 		last = max(last, unit.Offset)
@@ -205,7 +205,9 @@ func addSequences(out map[*Section][]line, table *dwarf.LineReader, dir string, 
 		if e.File != nil {
 			name = strings.TrimPrefix(strings.TrimPrefix(e.File.Name, dir+"/"), "./")
 		}
-		out[at.section] = append(out[at.section], line{at.offset + e.Address - base, name, e.Line})
+		if offset := at.offset + e.Address - base; offset < at.section.Size {
+			out[at.section] = append(out[at.section], line{offset, name, e.Line})
+		}
 	}
 }
 
