@@ -160,8 +160,23 @@ func klpSymbols(m bundle.Manifest) string {
 
 // print writes the inspection for people.
 func (i inspection) print(w io.Writer, diffs bool) error {
-	m := i.Manifest
 	t := table{}
+	i.head(&t)
+	i.body(&t)
+	if err := t.write(w); err != nil {
+		return err
+	}
+	if diffs {
+		for _, s := range i.Manifest.Sources {
+			fmt.Fprintf(w, "\n%s:\n%s", s.Name, s.Diff)
+		}
+	}
+	return nil
+}
+
+// head adds what there is one of.
+func (i inspection) head(t *table) {
+	m := i.Manifest
 	row := func(name, value string) {
 		if value != "" {
 			t.add(name, value)
@@ -192,6 +207,11 @@ func (i inspection) print(w io.Writer, diffs bool) error {
 	row("kit", m.Evidence.Kit)
 	row("compiler", m.Evidence.Compiler)
 	row("build", fmt.Sprintf("%.1f s", float64(m.Evidence.BuildMS)/1000))
+}
+
+// body adds the lists, one line for each item.
+func (i inspection) body(t *table) {
+	m := i.Manifest
 	list := func(name string, items []string) {
 		for n, item := range items {
 			if n > 0 {
@@ -222,15 +242,6 @@ func (i inspection) print(w io.Writer, diffs bool) error {
 		sources[n] = fmt.Sprintf("%s, sha256 %.16s, %d lines", s.Name, s.SHA256, strings.Count(s.Diff, "\n"))
 	}
 	list("sources", sources)
-	if err := t.write(w); err != nil {
-		return err
-	}
-	if diffs {
-		for _, s := range m.Sources {
-			fmt.Fprintf(w, "\n%s:\n%s", s.Name, s.Diff)
-		}
-	}
-	return nil
 }
 
 // listAuthor lists what the patch's author says in the words of afloat-patch.h.

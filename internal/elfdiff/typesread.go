@@ -65,7 +65,7 @@ func typesIn(d *debugInfo) (types declarations, err error) {
 			types, err = nil, fmt.Errorf("malformed debug information: %v", p)
 		}
 	}()
-	rd := &typeReader{info: d, data: d.data, out: declarations{}, named: map[dwarf.Offset]bool{}}
+	rd := &typeReader{info: d, out: declarations{}, named: map[dwarf.Offset]bool{}}
 	last := dwarf.Offset(0)
 	r := d.data.Reader()
 	for range d.most + 1 {
@@ -92,7 +92,6 @@ func typesIn(d *debugInfo) (types declarations, err error) {
 
 type typeReader struct {
 	info      *debugInfo
-	data      *dwarf.Data
 	files     []*dwarf.LineFile
 	folder    string // that the compiler ran in
 	out       declarations
@@ -168,7 +167,7 @@ func (rd *typeReader) addType(e *dwarf.Entry, name string) error {
 		}
 		return nil
 	}
-	t, err := rd.data.Type(e.Offset)
+	t, err := rd.info.data.Type(e.Offset)
 	if err != nil {
 		return err
 	}
@@ -197,7 +196,7 @@ func (rd *typeReader) addVariable(e *dwarf.Entry, name string) error {
 	if name == "" || !ok {
 		return nil
 	}
-	t, err := rd.data.Type(at)
+	t, err := rd.info.data.Type(at)
 	if err != nil {
 		return err
 	}
@@ -277,7 +276,7 @@ func (rd *typeReader) spellOf(e *dwarf.Entry) (string, error) {
 	if !ok {
 		return "void", nil
 	}
-	t, err := rd.data.Type(at)
+	t, err := rd.info.data.Type(at)
 	if err != nil {
 		return "", err
 	}
@@ -297,7 +296,7 @@ func (rd *typeReader) finish() declarations {
 		rd.out[v.name] = &shape{kind: rd.spellVariable(v), source: v.source}
 	}
 	for _, e := range rd.enums {
-		t, err := rd.data.Type(e.Offset)
+		t, err := rd.info.data.Type(e.Offset)
 		enum, ok := t.(*dwarf.EnumType)
 		if err != nil || !ok || rd.named[e.Offset] {
 			continue
