@@ -366,9 +366,9 @@ func (m *memo) soon(t time.Time) {
 
 func (m *memo) look(r *rollout.Rollout, now time.Time) *watch {
 	w := &watch{}
-	p := m.planners[r.ID]
+	p, back := m.planners[r.ID], m.planners[backKey(r)]
 	if p == nil {
-		p = m.planners[backKey(r)]
+		p, back = back, nil
 	}
 	limit := now.Add(-r.Policy.Timeouts.Silent).UnixNano()
 	oldest := now.UnixNano() // of those that are heard
@@ -381,7 +381,7 @@ func (m *memo) look(r *rollout.Rollout, now time.Time) *watch {
 			oldest = min(oldest, x.heard)
 		}
 		selected := p != nil && p.State(int32(i)) != plan.Absent
-		if selected && p.Out(int32(i)) != x.away(silent) {
+		if selected && (p.Out(int32(i)) != x.away(silent) || silent && (p.fits(int32(i)) || back.fits(int32(i)))) {
 			m.refit(int32(i), now)
 		}
 		if x.heard != 0 && !x.excluded(silent) && (selected || r.Policy.Select.Matches(x.seen.Labels)) {
@@ -397,6 +397,10 @@ func (m *memo) look(r *rollout.Rollout, now time.Time) *watch {
 	m.soon(time.Unix(0, oldest).Add(r.Policy.Timeouts.Silent))
 	return w
 }
+
+// fits says that a planner, if there is one, would let host i start. One that
+// was out already is no more out for its silence, but not fit any longer.
+func (p *planner) fits(i int32) bool { return p != nil && p.State(i) == plan.Fit }
 
 // excluded says that the host's silence tells nothing of its neighbours': it is
 // gone, or was ordered to go down.
