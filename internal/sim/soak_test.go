@@ -132,37 +132,29 @@ func (d dice) fault(rollouts int) string {
 }
 
 // TestSoak plays random schedules and asks that nothing that must always hold
-// is ever broken. AFLOAT_SOAK sets how many; AFLOAT_SEED plays a single one.
+// is ever broken. AFLOAT_SOAK sets how many, AFLOAT_SOAK_FROM the first seed;
+// AFLOAT_SEED plays a single one.
 func TestSoak(t *testing.T) {
-	if s := os.Getenv("AFLOAT_SEED"); s != "" {
-		seed, err := strconv.ParseUint(s, 10, 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		playSoak(t, seed, true)
+	if os.Getenv("AFLOAT_SEED") != "" {
+		playSoak(t, number(t, "AFLOAT_SEED", 0), true)
 		return
 	}
-	n := uint64(10_000)
+	few := uint64(10_000)
 	if raceEnabled || testing.Short() {
-		n = 500
+		few = 500
 	}
-	if s := os.Getenv("AFLOAT_SOAK"); s != "" {
-		var err error
-		if n, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
+	n, from := number(t, "AFLOAT_SOAK", few), number(t, "AFLOAT_SOAK_FROM", 1)
 	var next, broken atomic.Uint64
 	var wg sync.WaitGroup
 	start := time.Now()
 	for range 2 {
 		wg.Go(func() {
-			for seed := next.Add(1); seed <= n && broken.Load() < 5; seed = next.Add(1) {
-				if !playSoak(t, seed, false) {
+			for i := next.Add(1); i <= n && broken.Load() < 5; i = next.Add(1) {
+				if !playSoak(t, from+i-1, false) {
 					broken.Add(1)
 				}
-				if seed%20_000 == 0 {
-					fmt.Printf("soak: %d of %d schedules after %.0f s\n", seed, n, time.Since(start).Seconds())
+				if i%20_000 == 0 {
+					fmt.Printf("soak: %d of %d schedules after %.0f s\n", i, n, time.Since(start).Seconds())
 				}
 			}
 		})
@@ -171,6 +163,20 @@ func TestSoak(t *testing.T) {
 	if broken.Load() == 0 {
 		fmt.Printf("bench soak_schedules %d count\nbench soak_broken 0 count\nbench soak_s %.1f s\n", n, time.Since(start).Seconds())
 	}
+}
+
+// number is what the environment says, or otherwise.
+func number(t *testing.T, name string, otherwise uint64) uint64 {
+	t.Helper()
+	s := os.Getenv(name)
+	if s == "" {
+		return otherwise
+	}
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
 }
 
 func playSoak(t *testing.T, seed uint64, loud bool) bool {
