@@ -25,14 +25,18 @@ demo: setup build ## the main job on real kernels: a fix under traffic, then a b
 	bin/afloat lab demo $(if $(AFLOAT_KERNEL),--kernel $(AFLOAT_KERNEL))
 
 .PHONY: test
+test: export AFLOAT_WITHOUT_KIT := $(CURDIR)/out/without-kit
 test: setup build kits ## every test that fits 25 minutes
+	@mkdir -p out && : >$$AFLOAT_WITHOUT_KIT
 	$(GO) test -race -shuffle=on -timeout 15m $$($(GO) list ./... | grep -v '/internal/lab')
 	$(GO) test -run '^TestSoak$$' -timeout 15m ./internal/sim
 	$(GO) test -p 1 -shuffle=on -timeout 20m ./internal/lab/...
+	@if [ -s $$AFLOAT_WITHOUT_KIT ]; then echo 'make test: skipped, for want of a kernel:'; sort $$AFLOAT_WITHOUT_KIT; \
+	  else echo 'make test: no test was skipped for want of a kernel'; fi
 
 .PHONY: kits
-kits: build ## fetch the kits that tests use; without an archive the tests that need them are skipped
-	@for k in $(TEST_KITS); do bin/afloat kernel fetch $$k || echo "kits: going on without $$k"; done
+kits: build ## fetch the kits that tests use; without an archive the tests that need them are skipped, and named
+	@scripts/kits $(TEST_KITS)
 
 .PHONY: check
 check: ## what a change must pass before it is committed, quick tests only

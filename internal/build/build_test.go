@@ -19,53 +19,11 @@ import (
 	"afloat/internal/elfdiff"
 	"afloat/internal/kbuild"
 	"afloat/internal/kit"
+	"afloat/internal/kit/kittest"
 	"afloat/internal/patch"
 )
 
 const testKernel = "debian:6.1.0-55-amd64"
-
-// testCache is the user's cache of kits: making one takes half a minute.
-func testCache(t *testing.T) *kit.Cache {
-	t.Helper()
-	if testing.Short() {
-		t.Skip("needs a kernel's kit, which -short leaves alone")
-	}
-	dir, err := kit.DefaultDir()
-	if err != nil {
-		t.Skipf("needs a cache folder: %v", err)
-	}
-	return &kit.Cache{Dir: dir, DebDir: os.Getenv("AFLOAT_DEB_DIR"), Progress: func(s kit.Step) {
-		if s.Done {
-			t.Logf("%s: %s in %s", s.Ref, s.Name, s.Took)
-		}
-	}}
-}
-
-// testKit returns the kit of a kernel, or skips where this machine cannot make
-// it: tools missing, archive out of reach, or the version gone from it.
-func testKit(t *testing.T, c *kit.Cache, name string) *kit.Kit {
-	t.Helper()
-	ref, err := kit.ParseRef(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	k, err := c.Fetch(t.Context(), ref)
-	skipUnreachable(t, err)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return k
-}
-
-func skipUnreachable(t *testing.T, err error) {
-	t.Helper()
-	_, tools := errors.AsType[*kit.MissingToolsError](err)
-	_, gone := errors.AsType[*kit.NotInArchiveError](err)
-	command, failed := errors.AsType[*kit.CommandError](err)
-	if tools || gone || errors.Is(err, kit.ErrNoArchive) || failed && strings.HasPrefix(command.Command, "apt-get") {
-		t.Skipf("needs kernel packages from the archive: %v", err)
-	}
-}
 
 func options(t *testing.T, k *kit.Kit, name string, inputs ...Input) Options {
 	t.Helper()
@@ -159,7 +117,7 @@ func checkModule(t *testing.T, k *kit.Kit, out *Output) {
 }
 
 func TestBuildExamples(t *testing.T) {
-	k := testKit(t, testCache(t), testKernel)
+	k := kittest.Open(t, testKernel)
 	for _, tc := range []struct {
 		name   string
 		inputs []Input
@@ -201,7 +159,7 @@ func TestBuildExamples(t *testing.T) {
 
 // The same build gives the same module under the same name, and another patch another name.
 func TestBuildIsReproducible(t *testing.T) {
-	k := testKit(t, testCache(t), testKernel)
+	k := kittest.Open(t, testKernel)
 	build := func(noCache bool, inputs ...Input) *Output {
 		o := options(t, k, "same", inputs...)
 		o.NoCache = noCache
@@ -222,14 +180,10 @@ func TestBuildIsReproducible(t *testing.T) {
 
 // Debian's own fix between two updates: a diff in a module of many objects.
 func TestBuildDebiansExt4Fix(t *testing.T) {
-	c := testCache(t)
-	k := testKit(t, c, testKernel)
+	k := kittest.Open(t, testKernel)
 	const path = "fs/ext4/mballoc.c"
-	after, err := c.SourceFiles(t.Context(), k.Ref, "6.1.192-2", path)
-	skipUnreachable(t, err)
-	if err != nil {
-		t.Fatal(err)
-	}
+	after, err := kittest.Cache(t).SourceFiles(t.Context(), k.Ref, "6.1.192-2", path)
+	kittest.Fetched(t, "linux-source-6.1=6.1.192-2", err)
 	before, err := os.ReadFile(filepath.Join(k.Source(), path))
 	if err != nil {
 		t.Fatal(err)
@@ -246,7 +200,7 @@ func TestBuildDebiansExt4Fix(t *testing.T) {
 }
 
 func TestBuildRefusals(t *testing.T) {
-	k := testKit(t, testCache(t), testKernel)
+	k := kittest.Open(t, testKernel)
 	for _, tc := range []struct {
 		name  string
 		input Input
@@ -278,7 +232,7 @@ func TestBuildRefusals(t *testing.T) {
 }
 
 func TestBuildErrors(t *testing.T) {
-	k := testKit(t, testCache(t), testKernel)
+	k := kittest.Open(t, testKernel)
 	build := func(inputs ...Input) error {
 		_, err := Build(t.Context(), options(t, k, "wrong", inputs...))
 		return err
@@ -302,7 +256,7 @@ func TestBuildErrors(t *testing.T) {
 
 // An inline function in a header changes the functions of every object that it ends up in.
 func TestBuildHeader(t *testing.T) {
-	k := testKit(t, testCache(t), testKernel)
+	k := kittest.Open(t, testKernel)
 	input := edited(t, k, "net/packet/internal.h", "static inline struct packet_sock *pkt_sk(struct sock *sk)\n{", "static inline struct packet_sock *pkt_sk(struct sock *sk)\n{\n\tbarrier();\n\tasm volatile(\"nop\");")
 	out, err := Build(t.Context(), options(t, k, "header", input))
 	if err != nil {

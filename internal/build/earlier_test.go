@@ -15,6 +15,7 @@ import (
 	"afloat/internal/elfdiff"
 	"afloat/internal/kernel"
 	"afloat/internal/kit"
+	"afloat/internal/kit/kittest"
 	"afloat/internal/klpmod"
 	"afloat/internal/patch"
 )
@@ -166,7 +167,7 @@ func TestTakesOver(t *testing.T) {
 }
 
 func TestBuildOn(t *testing.T) {
-	k := testKit(t, testCache(t), testKernel)
+	k := kittest.Open(t, testKernel)
 	first := options(t, k, "first", example(t, "proc-version.patch"))
 	first.CVEs = []string{"CVE-2026-0001"}
 	one, err := Build(t.Context(), first)

@@ -14,6 +14,9 @@ import (
 	"afloat/internal/kit"
 )
 
+// exitAbsent: the archive does not have the kernel, or is out of reach.
+const exitAbsent = 5
+
 func newKernel() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "kernel",
@@ -35,7 +38,10 @@ source tree. Nothing is installed, and root is not needed.
 
 AFLOAT_DEB_DIR, or --debs, names a folder of .deb files to take before asking
 the archive. AFLOAT_KITS names cache folders of others, separated by colons, whose
-kits are used as well and never written to.`,
+kits are used as well and never written to.
+
+Exit codes: 0 ready, 5 the archive does not have the kernel or is out of reach, 1
+any other error.`,
 		Example: "  afloat kernel fetch debian:6.1.0-55-amd64",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -45,6 +51,9 @@ kits are used as well and never written to.`,
 			}
 			for _, arg := range args {
 				k, err := fetchKit(cmd, cache, arg)
+				if kit.Absent(err) {
+					return &exitError{exitAbsent, err}
+				}
 				if err != nil {
 					return err
 				}
@@ -106,6 +115,9 @@ func explainKit(err error) error {
 	}
 	if errors.Is(err, kit.ErrNoArchive) {
 		return withHint(err, "run `apt-get update`")
+	}
+	if _, ok := errors.AsType[*kit.UnreachableError](err); ok {
+		return withHint(err, "--debs names a folder to take the packages from; what was fetched already is kept")
 	}
 	if _, ok := errors.AsType[*kit.FlavourError](err); ok {
 		return withHint(err, "with a source tree that has the series applied, `afloat kernel add --from DIR...` makes one")

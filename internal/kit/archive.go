@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -30,6 +31,32 @@ func (e *NotInArchiveError) Error() string {
 		names[i] = r.Release
 	}
 	return fmt.Sprintf("the archive has no %s; of this flavour and series it has, with source, %s", e.What, strings.Join(names, ", "))
+}
+
+// UnreachableError says that the archive did not answer.
+type UnreachableError struct{ Err error }
+
+func (e *UnreachableError) Error() string { return "cannot reach the archive: " + e.Err.Error() }
+func (e *UnreachableError) Unwrap() error { return e.Err }
+
+// Absent says that an error is not of this machine: the archive does not have
+// what was asked for, or it is out of reach.
+func Absent(err error) bool {
+	_, gone := errors.AsType[*NotInArchiveError](err)
+	_, unreachable := errors.AsType[*UnreachableError](err)
+	return gone || unreachable || errors.Is(err, ErrNoArchive)
+}
+
+// silence is how apt says that a server did not answer, in the words of its http method.
+var silence = regexp.MustCompile(`Temporary failure resolving|Could not resolve|[Cc]ould not connect|Unable to connect|Cannot initiate the connection|` +
+	`Connection (failed|timed out|refused)|Network is unreachable|No route to host| 50[0-9] +[A-Z]`)
+
+// fromArchive tells an archive that is out of reach from one that answered.
+func fromArchive(err error) error {
+	if e, ok := errors.AsType[*CommandError](err); ok && silence.MatchString(e.Output) {
+		return &UnreachableError{Err: err}
+	}
+	return err
 }
 
 // packages are the exact packages that make one kit, all of one source version.
@@ -269,7 +296,7 @@ func aptDownload(ctx context.Context, dir string, ask []string) error {
 		args = append([]string{"-o", "APT::Sandbox::User=root"}, args...)
 	}
 	if _, err := run(ctx, dir, "apt-get", append(args, ask...)...); err != nil {
-		return fmt.Errorf("download: %w", err)
+		return fmt.Errorf("download: %w", fromArchive(err))
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -308,6 +309,31 @@ func TestDebsAreTakenFromTheFolder(t *testing.T) {
 		filepath.Join(debs, "linux-headers-6.1.0-55-amd64_6.1.192-1_amd64.deb"), filepath.Join(debs, "linux-source-6.1_6.1.192-1_all.deb")}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
+	}
+}
+
+// What apt says, as seen, tells an archive that does not answer from one that does not have a file.
+func TestAbsent(t *testing.T) {
+	for said, want := range map[string]bool{
+		"Err:1 http://archive.example bookworm InRelease\n  Temporary failure resolving 'archive.example'":                                          true,
+		"E: Failed to fetch http://archive.example/x.deb  Could not connect to archive.example:80 (192.0.2.1). - connect (111: Connection refused)": true,
+		"E: Failed to fetch http://archive.example/x.deb  503  Service Unavailable [IP: 192.0.2.1 80]":                                              true,
+		"E: Failed to fetch http://archive.example/x.deb  404  Not Found [IP: 192.0.2.1 80]":                                                        false,
+		"E: Failed to fetch http://archive.example/x_503_all.deb  Hash Sum mismatch":                                                                false,
+		"E: Write error - write (28: No space left on device)":                                                                                      false,
+	} {
+		bin := t.TempDir()
+		if err := os.WriteFile(filepath.Join(bin, "apt-get"), []byte("#!/bin/sh\ncat <<'E' >&2\n"+said+"\nE\nexit 100\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+		err := aptDownload(t.Context(), t.TempDir(), []string{"x=1"})
+		if err == nil || Absent(err) != want || !strings.Contains(err.Error(), said) {
+			t.Errorf("%v is the archive's: %v, want %v", err, Absent(err), want)
+		}
+	}
+	if !Absent(fmt.Errorf("list: %w", ErrNoArchive)) || Absent(nil) || Absent(&MissingToolsError{}) {
+		t.Error("no lists are the archive's, missing tools are this machine's")
 	}
 }
 

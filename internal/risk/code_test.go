@@ -14,6 +14,7 @@ import (
 	"afloat/internal/bundle"
 	"afloat/internal/elfdiff"
 	"afloat/internal/kernel"
+	"afloat/internal/kit/kittest"
 )
 
 const testBase = 0xffffffff81000000
@@ -136,16 +137,10 @@ func TestNotes(t *testing.T) {
 // openKernel opens a file of the kit that tests use.
 func openKernel(t *testing.T, path string) *os.File {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("reads a whole kernel")
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Skip("no cache folder: ", err)
-	}
-	matches, err := filepath.Glob(filepath.Join(cache, "afloat/kits/debian/6.1.0-55-amd64", path))
+	k := kittest.Open(t, "debian:6.1.0-55-amd64")
+	matches, err := filepath.Glob(filepath.Join(k.Dir, path))
 	if err != nil || len(matches) != 1 {
-		t.Skipf("no kit with %s (%v); `make kits` gets one", path, err)
+		t.Fatalf("%v in the kit for %s, %v", matches, path, err)
 	}
 	f, err := os.Open(matches[0])
 	if err != nil {

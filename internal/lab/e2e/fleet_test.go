@@ -15,6 +15,7 @@ import (
 	"afloat/internal/api"
 	"afloat/internal/bundle"
 	"afloat/internal/converge"
+	"afloat/internal/kit/kittest"
 	"afloat/internal/lab"
 	"afloat/internal/wire"
 )
@@ -69,6 +70,7 @@ func newWorld(t *testing.T) *world {
 			t.Skipf("%s is missing: scripts/setup installs it", program)
 		}
 	}
+	kittest.Open(t, amd64)
 	w := &world{T: t, dir: t.TempDir(), env: os.Environ()}
 	w.afloat("keygen", "-o", w.file("publisher"))
 	return w
