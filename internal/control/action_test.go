@@ -21,6 +21,7 @@ type deed struct {
 	// lost never comes back, stubborn boots into the kernel it ran, sick does
 	// not pass its checks after a boot.
 	lost, stubborn, sick bool
+	slow                 time.Duration // longer than the others to boot
 }
 
 const (
@@ -65,7 +66,7 @@ func (l *lab) act(g *guest, d wire.Desired) bool {
 			a.did = map[string]bool{}
 		}
 		a.did[d.Nonce] = true
-		r.Phase, a.nonce, a.until = wire.PhaseRebooting, d.Nonce, l.now.Add(boots)
+		r.Phase, a.nonce, a.until = wire.PhaseRebooting, d.Nonce, l.now.Add(boots+a.slow)
 	case !a.down && r.Phase == wire.PhaseRebooting:
 		a.down = true
 	case a.lost:

@@ -2,10 +2,12 @@ package control
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"afloat/internal/fleet"
 	"afloat/internal/rollout"
 	"afloat/internal/wire"
 )
@@ -174,4 +176,56 @@ func TestTimesOfAClass(t *testing.T) {
 		t.Errorf("P90 of ten is %d, want the ninth", p)
 	}
 	l.checkReplay()
+}
+
+// TestLongestFirst: once enough hosts have shown how long their class takes,
+// the slow ones go before the others; each decision is that of a planner that
+// never knew better.
+func TestLongestFirst(t *testing.T) {
+	l := newRebootLab(t, 40)
+	slow := func(id fleet.HostID) bool { return l.v.Host(id).Labels["hardware"] == "old" }
+	for i, id := range l.ids {
+		l.v.Enrol(id, string(id), map[string]string{"hardware": []string{"new", "new", "new", "old"}[i%4]}, "act")
+		if i%4 == 3 {
+			l.hosts[id].deed.slow = 10 * time.Minute
+		}
+	}
+	l.begin(toNewKernel + "unavailable: 4")
+	var late []fleet.HostID
+	for l.s.expected < 2 || l.s.times["reboot on old"].Expect == 0 {
+		if l.minutes(1); l.now.Sub(l.s.Rollout("r1").Started) > 5*time.Hour {
+			t.Fatalf("took %+v", l.s.Took())
+		}
+	}
+	known := l.now
+	l.minutes(180)
+	for _, id := range l.ids {
+		if l.s.Host(id).Started.After(known) {
+			late = append(late, id)
+		}
+	}
+	slices.SortFunc(late, func(a, b fleet.HostID) int { return l.s.Host(a).Started.Compare(l.s.Host(b).Started) })
+	n := 0
+	for n < len(late) && slow(late[n]) {
+		n++
+	}
+	if rest := late[n:]; n == 0 || slices.ContainsFunc(rest, slow) {
+		t.Errorf("%d slow hosts go first, then %v, of which some are slow", n, rest)
+	}
+	l.checkReplay()
+}
+
+// TestExpectFollowsInSteps: planners count with the P90 of a class once enough
+// hosts have shown it, and again when it has moved by a quarter.
+func TestExpectFollowsInSteps(t *testing.T) {
+	var took Took
+	var got []time.Duration
+	for _, d := range []time.Duration{100, 100, 100, 100, 100, 110, 110, 120, 130, 130, 90, 90, 90} {
+		took.Times = append(took.Times, d*time.Second)
+		took.expect()
+		got = append(got, took.Expect/time.Second)
+	}
+	if want := []time.Duration{0, 0, 0, 0, 100, 100, 100, 100, 130, 130, 130, 130, 130}; !slices.Equal(got, want) {
+		t.Errorf("expected %v, want %v", got, want)
+	}
 }

@@ -19,6 +19,8 @@ type memo struct {
 	state *State
 	view  *View
 	seq   uint64 // of the state when it was last followed
+	// expected is that of the state for which the planners were filled.
+	expected int
 	// given is the record with the last admissions: were it not applied, the
 	// planners would have admitted hosts that nobody told.
 	given  uint64
@@ -79,6 +81,10 @@ func (v *View) follow(s *State, now time.Time) *memo {
 	if m == nil || m.state != s || m.seq > s.seq || m.given > s.seq || m.setup != set {
 		m = v.remember(s, set, now)
 	}
+	if m.expected != s.expected { // who takes long is another now
+		m.expected = s.expected
+		maps.DeleteFunc(m.planners, func(_ string, p *planner) bool { return p.rollout.Policy.Target.Disrupts() })
+	}
 	for _, t := range s.touched {
 		if i, ok := m.find(t); ok {
 			m.decided(i, t.host)
@@ -105,7 +111,7 @@ func (v *View) follow(s *State, now time.Time) *memo {
 
 func (v *View) remember(s *State, set setup, now time.Time) *memo {
 	ids := v.Hosts()
-	m := &memo{state: s, view: v, setup: set, index: make(map[fleet.HostID]int32, len(ids)), planners: map[string]*planner{}, batches: map[string]*batch{}, pace: plan.NewPace(set.rate), required: s.requiring()}
+	m := &memo{state: s, view: v, setup: set, index: make(map[fleet.HostID]int32, len(ids)), planners: map[string]*planner{}, batches: map[string]*batch{}, pace: plan.NewPace(set.rate), expected: s.expected, required: s.requiring()}
 	m.hosts = make([]memoHost, len(ids))
 	for i, id := range ids {
 		m.index[id] = int32(i)
@@ -235,7 +241,7 @@ func (m *memo) fill(key string, p *planner, now time.Time) *planner {
 	p.out, p.tasks = make([]bool, len(m.hosts)), make([]*task, len(m.hosts))
 	for i := range m.hosts {
 		seen := m.hosts[i].seen
-		h := plan.Host{Labels: p.labels(seen), Order: order(r.ID, seen.ID)}
+		h := m.entry(p, seen)
 		h.State, h.Out = m.place(p, int32(i), now)
 		p.Set(int32(i), h)
 		p.out[i] = h.Out
@@ -243,6 +249,11 @@ func (m *memo) fill(key string, p *planner, now time.Time) *planner {
 	}
 	m.planners[key] = p
 	return p
+}
+
+// entry is what a planner knows of a host for good.
+func (m *memo) entry(p *planner, seen *Seen) plan.Host {
+	return plan.Host{Labels: p.labels(seen), Order: order(p.rollout.ID, seen.ID), Takes: m.state.takes(p.rollout, seen)}
 }
 
 // labels are what the planner selects a host by.
@@ -319,7 +330,9 @@ func (m *memo) refit(i int32, now time.Time) {
 	for _, p := range m.planners {
 		state, out := m.place(p, i, now)
 		if seen := m.hosts[i].seen; seen.relabelled || p.State(i) == plan.Absent {
-			p.Set(i, plan.Host{Labels: p.labels(seen), Order: order(p.rollout.ID, seen.ID), State: state, Out: out})
+			h := m.entry(p, seen)
+			h.State, h.Out = state, out
+			p.Set(i, h)
 		} else {
 			p.Update(i, state, out)
 		}

@@ -23,6 +23,7 @@ type State struct {
 	badName  map[string]Bad // targets that are no bundle, by their name
 	proofs   map[string]Proof
 	times    map[string]Took
+	expected int       // how often what is expected of a class changed; not durable
 	touched  []touched // by Apply since the last turn; not durable
 }
 

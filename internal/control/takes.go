@@ -19,6 +19,22 @@ type Took struct {
 	Action   wire.Action     `json:"action"`
 	Hardware string          `json:"hardware,omitempty"`
 	Times    []time.Duration `json:"times_ns"`
+	// Expect is what planners count with, 0 for not known yet: P90 as it was
+	// when it last moved by a quarter, so that they need not plan anew for each host.
+	Expect time.Duration `json:"expect_ns,omitempty"`
+}
+
+// enough is how many hosts a usual time rests on at least.
+const enough = 5
+
+// expect follows P90.
+func (t *Took) expect() (changed bool) {
+	p90 := t.P90()
+	if len(t.Times) < enough || 4*p90 > 3*t.Expect && 4*p90 < 5*t.Expect {
+		return false
+	}
+	t.Expect = p90
+	return true
 }
 
 // P90 is the time within which nine of ten were through. A forecast takes that
@@ -36,13 +52,23 @@ func (s *State) took(h *Host, m Move, at time.Time) {
 	if m.To != rollout.Soaking || m.Booted == nil || h.Act == nil || h.Started.IsZero() {
 		return
 	}
-	key := string(h.Act.Action) + " on " + m.Booted.Hardware
+	key := class(h.Act.Action, m.Booted.Hardware)
 	t := s.times[key]
 	t.Action, t.Hardware = h.Act.Action, m.Booted.Hardware
 	if t.Times = append(t.Times, at.Sub(h.Started)); len(t.Times) > lasted {
 		t.Times = slices.Delete(t.Times, 0, len(t.Times)-lasted)
 	}
+	if t.expect() {
+		s.expected++
+	}
 	s.times[key] = t
+}
+
+func class(a wire.Action, hardware string) string { return string(a) + " on " + hardware }
+
+// takes is how long a rollout's action keeps a host out, 0 for not known.
+func (s *State) takes(r *rollout.Rollout, seen *Seen) time.Duration {
+	return s.times[class(Action(r.Policy.Target.Action), seen.Labels["hardware"])].Expect
 }
 
 // Took lists how long actions have taken, by action and class.

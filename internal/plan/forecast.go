@@ -3,7 +3,6 @@ package plan
 import (
 	"cmp"
 	"container/heap"
-	"slices"
 	"time"
 
 	"afloat/internal/fleet"
@@ -17,7 +16,7 @@ type Work struct {
 	// Takes is how long the host is out: drain, reboot and verify; or the few
 	// seconds of a live patch. Take the 90 % point of its class, not the mean.
 	Takes time.Duration
-	// Order is its place, as in Host; 0 lets the forecast choose.
+	// Order is its place, as in Host; 0 lets the forecast draw one.
 	Order uint64
 	// Out: the host is down already, and stays so.
 	Out bool
@@ -97,13 +96,11 @@ func Ahead(pol *policy.Policy, hosts []Work, from time.Time) Forecast {
 	run := &ahead{p: New(pol), pol: pol, hosts: hosts, from: from}
 	run.need, _ = gate.Needed(pol.Gate) // of a policy that was read: the baseline is valid
 	run.p.Grow(len(hosts))
-	order := rank(pol, hosts)
 	for i, h := range hosts {
 		if !pol.Select.Matches(h.Labels) {
 			continue
 		}
-		at := cmp.Or(h.Order, order[i]+1)
-		run.p.Set(int32(i), Host{Labels: h.Labels, Order: at, State: Fit, Out: h.Out})
+		run.p.Set(int32(i), Host{Labels: h.Labels, Order: cmp.Or(h.Order, draw(i)), Takes: h.Takes, State: Fit, Out: h.Out})
 	}
 	run.f.Hosts = run.p.Selected()
 	run.play()
@@ -243,28 +240,9 @@ func (p *Planner) Later(now time.Time) (time.Time, bool) {
 	return at, !at.IsZero()
 }
 
-// rank orders hosts most constrained first: by the longest bound of their
-// budgets' groups, then the longest work.
-func rank(pol *policy.Policy, hosts []Work) []uint64 {
-	sums := groupSums(pol, hosts)
-	type key struct {
-		bound time.Duration
-		takes time.Duration
-		host  int
-	}
-	keys := make([]key, len(hosts))
-	for i, h := range hosts {
-		keys[i] = key{takes: h.Takes, host: i}
-		for _, k := range sums.of[i] {
-			keys[i].bound = max(keys[i].bound, sums.groups[k].cap(&pol.Budgets[k.budget]))
-		}
-	}
-	slices.SortStableFunc(keys, func(a, b key) int {
-		return cmp.Or(cmp.Compare(b.bound, a.bound), cmp.Compare(b.takes, a.takes), cmp.Compare(a.host, b.host))
-	})
-	order := make([]uint64, len(hosts))
-	for at, k := range keys {
-		order[k.host] = uint64(at)
-	}
-	return order
+// draw is the place of host i of a forecast that is given none: any, but always the same.
+func draw(i int) uint64 {
+	x := uint64(i+1) * 0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	return x ^ x>>27
 }

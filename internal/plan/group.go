@@ -11,16 +11,19 @@ import (
 
 // group is the hosts of one budget that share the value of its label.
 type group struct {
-	budget int32
-	total  int32
-	out    int32
-	first  int32 // hosts waiting that go before the later ones
-	load   float64
-	value  string
-	starts window // sliding starts
-	slow   window // disruptions over a long time
-	warm   window // back, but cold
-	due    int64  // when its timer goes off, 0 for none
+	budget  int32
+	total   int32
+	out     int32
+	first   int32  // hosts waiting that go before the later ones
+	work    int64  // seconds that its hosts take together
+	level   uint16 // of the time that it needs at least: see Planner.rank
+	touched bool   // the level may be another
+	load    float64
+	value   string
+	starts  window // sliding starts
+	slow    window // disruptions over a long time
+	warm    window // back, but cold
+	due     int64  // when its timer goes off, 0 for none
 }
 
 // kind is one of the gates of a group.

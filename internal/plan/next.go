@@ -15,6 +15,7 @@ func (p *Planner) Next(w int, now time.Time, limit int) []int32 {
 	if open, _, _ := p.policy.Open(now); !open {
 		return nil
 	}
+	p.arrange(w)
 	slot := p.waveSlot(w)
 	room := min(limit, p.Room(w))
 	var out []int32
@@ -180,7 +181,7 @@ func (p *Planner) valid(id int32) (entry, bool) {
 		if !ok {
 			return e, false
 		}
-		if x := &p.hosts[e.host]; x.state == Fit && x.at == id && x.order == e.order {
+		if x := &p.hosts[e.host]; x.state == Fit && x.at == id && e == (entry{x.order, e.host, x.rank}) {
 			return e, true
 		}
 		q.pop()
@@ -272,7 +273,7 @@ func (h *heads) next(p *Planner) (id int32, e entry, ok bool) {
 		if !has {
 			break
 		}
-		if x := &p.hosts[r.host]; x.state != Fit || x.at != none || x.order != r.order {
+		if x := &p.hosts[r.host]; x.state != Fit || x.at != none || p.slot(x.wave) != h.slot || r != (entry{x.order, r.host, x.rank}) {
 			q.pop()
 			continue
 		}

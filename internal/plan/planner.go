@@ -33,8 +33,11 @@ const (
 // Host is one host as a rollout sees it.
 type Host struct {
 	Labels fleet.Labels
-	// Order is its place: lower ones go first. A hash makes a canary a sample.
+	// Order is its place among equals: lower ones go first. A hash makes a canary a sample.
 	Order uint64
+	// Takes is how long it is out when it starts, 0 for unknown: the 90 % point
+	// of its class.
+	Takes time.Duration
 	State State
 	// Out: not in service now, for whatever reason.
 	Out bool
@@ -50,7 +53,9 @@ type host struct {
 	order  uint64
 	next   int64 // unix nanoseconds before which it may not start again
 	groups uint32
-	at     int32 // gate or queue that has it: see Planner.queue
+	at     int32  // gate or queue that has it: see Planner.queue
+	rank   uint32 // in its queue
+	takes  int32  // seconds
 	load   float32
 	n      uint8 // groups, from groups on in Planner.members
 	wave   int16 // index of a selector wave, or rest
@@ -68,6 +73,8 @@ type Planner struct {
 	groups  []group
 	byKey   map[groupKey]int32
 	domains []domainCount // by budget
+	touched []int32       // groups whose level must be looked at
+	inRank  bool          // the rest is in order of rank: see arrange
 	ready   []queue       // by wave selector; the last one is the rest
 	parked  []queue       // by gate
 	open    gateHeap      // gates that may have room
@@ -114,6 +121,9 @@ func (p *Planner) Set(i int32, h Host) {
 	for int(i) >= len(p.hosts) {
 		p.hosts = append(p.hosts, host{at: none})
 	}
+	if p.hosts[i].state != Absent {
+		p.work(&p.hosts[i], -1)
+	}
 	p.count(&p.hosts[i], -1)
 	next := p.hosts[i].next
 	p.hosts[i] = host{at: none, next: next}
@@ -121,8 +131,9 @@ func (p *Planner) Set(i int32, h Host) {
 		return
 	}
 	x := &p.hosts[i]
-	x.order, x.state, x.out, x.wave = h.Order, h.State, h.Out, p.selectorWave(h.Labels)
+	x.order, x.takes, x.state, x.out, x.wave = h.Order, takes(h.Takes), h.State, h.Out, p.selectorWave(h.Labels)
 	p.join(x, h.Labels)
+	p.work(x, 1)
 	p.count(x, 1)
 	p.enqueue(i)
 }
@@ -133,16 +144,31 @@ func (p *Planner) Update(i int32, state State, out bool) {
 	if x.state == state && x.out == out {
 		return
 	}
+	was := x.state
 	p.count(x, -1)
 	x.state, x.out = state, out
 	p.count(x, 1)
+	switch {
+	case was == Absent:
+		p.work(x, 1)
+	case state == Absent:
+		p.work(x, -1)
+	}
 	p.enqueue(i) // also one that was waiting: a host that is out passes other gates
 }
 
 func (p *Planner) enqueue(i int32) {
 	if x := &p.hosts[i]; x.state == Fit {
-		x.at = none
-		p.ready[p.slot(x.wave)].push(entry{x.order, i})
+		x.at, x.rank = none, p.rank(x)
+		p.ready[p.slot(x.wave)].push(entry{x.order, i, x.rank})
+	}
+}
+
+// work adds or takes away what a host that comes or goes has its groups do.
+func (p *Planner) work(x *host, d int) {
+	for _, g := range p.groupsOf(x) {
+		p.groups[g].work += int64(x.takes) * int64(d)
+		p.touch(g)
 	}
 }
 

@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -56,6 +57,12 @@ func (w *told) planner(p *policy.Policy) *Planner {
 	return fresh
 }
 
+// known says that something is told of the host's past.
+func (w *told) known(i int32) bool {
+	of := func(p past) bool { return p.host == i }
+	return slices.ContainsFunc(w.started, of) || slices.ContainsFunc(w.returned, of) || slices.ContainsFunc(w.others, of)
+}
+
 // naive tries every host in order, with no queue and no gate.
 func naive(p *Planner, w int, now time.Time, limit int) []int32 {
 	p.tick(now)
@@ -69,8 +76,10 @@ func naive(p *Planner, w int, now time.Time, limit int) []int32 {
 			order = append(order, int32(i))
 		}
 	}
+	p.arrange(w)
 	slices.SortFunc(order, func(a, b int32) int {
-		return cmp.Or(cmp.Compare(p.hosts[a].order, p.hosts[b].order), cmp.Compare(a, b))
+		x, y := &p.hosts[a], &p.hosts[b]
+		return cmp.Or(cmp.Compare(p.rank(x), p.rank(y)), cmp.Compare(x.order, y.order), cmp.Compare(a, b))
 	})
 	room := min(limit, p.Room(w))
 	for again := true; again; { // one admission may let an earlier host pass (its group's first are gone)
@@ -107,6 +116,9 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		pol := mustPolicy(t, rapid.SampledFrom(policies).Draw(t, "policy"))
+		if rapid.Bool().Draw(t, "reboot") {
+			pol.Target = policy.Target{Action: policy.Kernel, Name: "6.1.192-2"}
+		}
 		var w told
 		p, pace := New(pol), Pace{}
 		if rapid.Bool().Draw(t, "paced") {
@@ -117,7 +129,7 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 		// Summer time ends in Paris at 01:00, and begins in the third.
 		now := rapid.SampledFrom([]time.Time{time.Unix(1e9, 0), time.Date(2026, 10, 24, 23, 20, 0, 0, time.UTC), time.Date(2026, 3, 28, 23, 20, 0, 0, time.UTC)}).Draw(t, "from")
 		for i := range rapid.IntRange(1, 30).Draw(t, "hosts") {
-			h := Host{Order: uint64(rapid.IntRange(0, 99).Draw(t, "order")), State: rapid.SampledFrom([]State{Unfit, Fit, Fit, Fit}).Draw(t, "state"), Labels: fleet.Labels{
+			h := Host{Order: uint64(rapid.IntRange(0, 99).Draw(t, "order")), Takes: time.Duration(rapid.IntRange(0, 4).Draw(t, "takes")*5) * time.Minute, State: rapid.SampledFrom([]State{Unfit, Fit, Fit, Fit}).Draw(t, "state"), Labels: fleet.Labels{
 				"s": fmt.Sprintf("s%d", rapid.IntRange(0, 2).Draw(t, "s")), "r": fmt.Sprintf("r%d", rapid.IntRange(0, 4).Draw(t, "r")),
 				"pair": fmt.Sprintf("p%d", i/2), "role": []string{"passive", "active"}[i%2], "load": fmt.Sprintf("0.%d", rapid.IntRange(1, 9).Draw(t, "load")),
 			}}
@@ -131,7 +143,21 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 				i := int32(rapid.IntRange(0, len(w.hosts)-1).Draw(t, "host"))
 				h := &w.hosts[i]
 				wasOut := h.Out
-				switch rapid.IntRange(0, 4).Draw(t, "change") {
+				if h.State == Absent {
+					h.State = Fit // it is back, or another
+					p.Set(i, *h)
+				}
+				switch rapid.IntRange(0, 5).Draw(t, "change") {
+				case 5: // it goes, or is another: what it did before would count for what it is then
+					if w.known(i) {
+						break
+					}
+					h.Out, h.State = false, rapid.SampledFrom([]State{Absent, h.State}).Draw(t, "stays")
+					h.Labels = maps.Clone(h.Labels)
+					h.Labels["s"] = fmt.Sprintf("s%d", rapid.IntRange(0, 2).Draw(t, "s again"))
+					if wasOut = false; h.State != Absent {
+						p.Set(i, *h)
+					}
 				case 4: // another rollout lets it start
 					p.Disrupted(now, i)
 					pace.Started(now)
@@ -242,19 +268,21 @@ func TestDisruptionsPerWeek(t *testing.T) {
 
 // bigFleet is a planner of n hosts in 2,000 services with five budgets each.
 func bigFleet(t interface{ Fatal(...any) }, n int) *Planner {
-	p := New(mustPolicy(t, `budgets:
+	pol := mustPolicy(t, `budgets:
   - {name: out, groupBy: service, unavailable: 20%, warm: 30m}
   - {name: starts, groupBy: service, starts: 60 per 30m}
   - {name: load, groupBy: service, headroom: 90%, load: load}
   - {name: slo, groupBy: service, disruptions: 900 per 1w}
   - {name: racks, groupBy: rack, unavailable: 4}
 unavailable: 5%
-`))
+`)
+	pol.Target = policy.Target{Action: policy.Kernel, Name: "6.1.192-2"} // the most constrained first
+	p := New(pol)
 	p.Grow(n)
 	services, racks := names("s", 2000), names("r", n/40+1)
 	for i := range n {
 		x := uint64(i+1) * 0x9e3779b97f4a7c15
-		p.Set(int32(i), Host{State: Fit, Order: x ^ x>>31, Labels: fleet.Labels{"service": services[x>>40%2000], "rack": racks[i/40], "load": "0.6"}})
+		p.Set(int32(i), Host{State: Fit, Order: x ^ x>>31, Takes: time.Duration(5+x>>50%3*5) * time.Minute, Labels: fleet.Labels{"service": services[x>>40%2000], "rack": racks[i/40], "load": "0.6"}})
 	}
 	return p
 }

@@ -10,10 +10,19 @@ import (
 type entry struct {
 	order uint64
 	host  int32
+	rank  uint32 // comes before the order
 }
 
-func (a entry) less(b entry) bool {
-	return a.order < b.order || a.order == b.order && a.host < b.host
+func (a entry) less(b entry) bool { return a.compare(b) < 0 }
+
+func (a entry) compare(b entry) int {
+	switch {
+	case a.rank != b.rank:
+		return cmp.Compare(a.rank, b.rank)
+	case a.order != b.order:
+		return cmp.Compare(a.order, b.order)
+	}
+	return cmp.Compare(a.host, b.host)
 }
 
 // queue gives back entries in order. What comes in before the first pop is
@@ -44,9 +53,7 @@ func (q *queue) push(e entry) {
 // peek is the first entry, and false if there is none.
 func (q *queue) peek() (entry, bool) {
 	if !q.ripe {
-		slices.SortFunc(q.sorted, func(a, b entry) int {
-			return cmp.Or(cmp.Compare(a.order, b.order), cmp.Compare(a.host, b.host))
-		})
+		slices.SortFunc(q.sorted, entry.compare)
 		q.ripe = true
 	}
 	switch {
