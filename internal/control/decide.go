@@ -191,11 +191,13 @@ func (t *turn) waves() {
 		i, opened := r.Current()
 		switch {
 		case i == len(r.Waves):
-			t.change(r, rollout.Change{Phase: rollout.PhaseComplete, Reason: "every wave is over"})
+			t.change(r, rollout.Change{Phase: rollout.PhaseComplete, Reason: t.complete(r)})
 		case !opened:
 			t.open(r, i)
 		case r.Waves[i].Soaking.IsZero():
-			if t.settled(r, i) {
+			if why := t.idle(r, i); why != "" {
+				t.wave(r, rollout.WaveEvent{Wave: i, What: rollout.WaveCloses, Why: why})
+			} else if t.settled(r, i) {
 				t.wave(r, rollout.WaveEvent{Wave: i, What: rollout.WaveSoaks})
 			}
 		case t.soaked(r):
@@ -209,15 +211,43 @@ func (t *turn) wave(r *rollout.Rollout, e rollout.WaveEvent) {
 	t.rec.Waves = append(t.rec.Waves, WaveEvent{Rollout: r.ID, WaveEvent: e})
 }
 
-// open opens a wave; one whose selector nothing matches is over at once.
+// open opens a wave; one that has nobody to take is over at once.
 func (t *turn) open(r *rollout.Rollout, i int) {
-	if t.now.Before(t.controlUntil(r, i)) {
+	why := t.idle(r, i)
+	if why == "" && t.now.Before(t.controlUntil(r, i)) {
 		return
 	}
 	t.wave(r, rollout.WaveEvent{Wave: i, What: rollout.WaveOpens})
-	if r.Policy.Waves[i].Select != nil && t.planner(r).Matching(i) == 0 {
-		t.wave(r, rollout.WaveEvent{Wave: i, What: rollout.WaveCloses, Why: "no host matches"})
+	if why != "" {
+		t.wave(r, rollout.WaveEvent{Wave: i, What: rollout.WaveCloses, Why: why})
 	}
+}
+
+// idle says why a wave that took nobody has nobody to take, "" if that is not so.
+func (t *turn) idle(r *rollout.Rollout, i int) string {
+	p := t.planner(r)
+	had, idle := p.Idle(i)
+	switch {
+	case r.Taken(i) > 0:
+		return ""
+	case r.Policy.Waves[i].Select != nil && p.Matching(i) == 0:
+		return "no host matches"
+	case !idle:
+		return ""
+	case had > 0:
+		return "nobody is left to do: " + count(had) + " had it already"
+	}
+	return "nobody is left to do"
+}
+
+// complete says what a rollout came to whose waves are over.
+func (t *turn) complete(r *rollout.Rollout) string {
+	for i := range r.Waves {
+		if r.Taken(i) > 0 {
+			return "every wave is over"
+		}
+	}
+	return "nothing to do: " + count(t.planner(r).Had()) + " had it already"
 }
 
 // controlUntil is until when wave i is kept back as the arm to compare with:
@@ -236,7 +266,7 @@ func (t *turn) settled(r *rollout.Rollout, i int) bool {
 	if p.Room(i) > 0 {
 		return false
 	}
-	if taken == 0 { // earlier waves may have taken all there are
+	if taken == 0 { // earlier waves may have taken all that are fit
 		return i > 0 && r.Policy.Waves[i].Select == nil && p.Fit() > 0
 	}
 	return r.ActingIn(i) <= r.Policy.Waves[i].Stragglers.Of0(taken)

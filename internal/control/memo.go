@@ -310,7 +310,9 @@ func (m *memo) place(p *planner, i int32, now time.Time) (plan.State, bool) {
 	}
 	o, b := m.fit(p, seen, now)
 	if b != nil {
-		p.blocks[i] = b
+		if p.blocks[i] = b; b.Kind == KindHas {
+			return plan.Had, out
+		}
 		return plan.Unfit, out
 	}
 	p.tasks[i] = o

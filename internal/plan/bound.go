@@ -130,19 +130,20 @@ func bounds(pol *policy.Policy, hosts []Work, waves []WavePlan, from time.Time) 
 	for i := range out {
 		out[i].soaked(pol, before(pol, waves), from, s.all.least)
 	}
-	out = append(out, gateBounds(pol, s.all.n)...)
+	out = append(out, gateBounds(pol, waves, s.all.n)...)
 	slices.SortStableFunc(out, func(a, b Bound) int { return cmp.Compare(b.Least, a.Least) })
 	return out
 }
 
-// before are the waves that soak before the last host starts.
-func before(pol *policy.Policy, waves []WavePlan) []policy.Wave {
-	for i := len(waves) - 1; i > 0; i-- {
-		if waves[i].Hosts > 0 {
-			return pol.Waves[:i]
+// before are the waves that soak before the last host starts: a wave without
+// hosts does not.
+func before(pol *policy.Policy, waves []WavePlan) (out []policy.Wave) {
+	for i, w := range waves {
+		if w.Hosts > 0 {
+			out = append(out, pol.Waves[i])
 		}
 	}
-	return nil
+	return out[:max(0, len(out)-1)]
 }
 
 // soaked adds what soaks and windows cost at least. Soaks may pass while

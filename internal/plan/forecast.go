@@ -127,17 +127,17 @@ func (a *ahead) at(d time.Duration) time.Time { return a.from.Add(d) }
 func (a *ahead) play() {
 	for w := range a.pol.Waves {
 		spec := a.pol.Waves[w]
-		if spec.Control {
+		if spec.Control && a.p.Room(w) > 0 {
 			a.await(w)
 		}
 		plan := WavePlan{Name: spec.Name, Opens: a.now}
 		n, ok := a.wave(w)
 		plan.Hosts = n
-		if n > 0 || w > 0 && spec.Select == nil && len(a.f.Times) > 0 {
+		if n > 0 { // otherwise it is over at once
 			a.now += spec.Soak
-		}
-		if why := a.ends(w); ok && why != "" {
-			ok, a.f.Stuck, a.f.Left = false, why, a.p.Fit()-len(a.f.Times)
+			if why := a.ends(w); ok && why != "" {
+				ok, a.f.Stuck, a.f.Left = false, why, a.p.Fit()-len(a.f.Times)
+			}
 		}
 		plan.Ends = a.now
 		a.judge(&plan)

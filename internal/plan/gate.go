@@ -88,7 +88,7 @@ func (a *ahead) judge(w *WavePlan) {
 // gateBounds are what the gate's own need of exposure costs at least: where an
 // inconclusive wave holds, the first wave must gather all of it on its few
 // hosts; the control arm waits for it, or for its time.
-func gateBounds(pol *policy.Policy, n int) []Bound {
+func gateBounds(pol *policy.Policy, waves []WavePlan, n int) []Bound {
 	need, err := gate.Needed(pol.Gate)
 	if err != nil {
 		return nil
@@ -97,6 +97,9 @@ func gateBounds(pol *policy.Policy, n int) []Bound {
 	var soaks time.Duration
 	for i := len(pol.Waves) - 1; i >= 0; i-- {
 		w := pol.Waves[i]
+		if i >= len(waves) || waves[i].Hosts == 0 {
+			continue
+		}
 		hosts := reached(pol, i, n)
 		least := days(need.HostDays / float64(max(1, hosts)))
 		switch {

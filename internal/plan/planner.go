@@ -25,9 +25,10 @@ type State uint8
 
 const (
 	Absent State = iota // not selected, or gone
-	Unfit               // selected, but cannot be admitted now; does not count towards shares
+	Unfit               // selected, but cannot be admitted as it is; does not count towards shares
 	Fit                 // may be admitted when its wave and the budgets allow
 	Taken               // was admitted
+	Had                 // selected, and had what the rollout brings before
 )
 
 // Host is one host as a rollout sees it.
@@ -81,6 +82,7 @@ type Planner struct {
 	timers  timerHeap     // gates that get room with time
 	fit     []int         // by wave as ready: hosts that are Fit or Taken
 	taken   []int
+	had     []int
 	matched []int
 	out     int
 	chosen  int
@@ -99,7 +101,7 @@ func New(p *policy.Policy) *Planner {
 	n := len(p.Waves) + 1
 	return &Planner{policy: p, index: newBudgetIndex(p.Budgets), byKey: map[groupKey]int32{},
 		domains: make([]domainCount, len(p.Budgets)), ready: make([]queue, n),
-		fit: make([]int, n), taken: make([]int, n), matched: make([]int, n)}
+		fit: make([]int, n), taken: make([]int, n), had: make([]int, n), matched: make([]int, n)}
 }
 
 // Grow makes room for n hosts.
@@ -181,11 +183,14 @@ func (p *Planner) count(x *host, d int) {
 	p.chosen += d
 	slot := p.slot(x.wave)
 	p.matched[slot] += d
-	if x.state == Fit || x.state == Taken {
-		p.fit[slot] += d
-	}
-	if x.state == Taken {
+	switch x.state {
+	case Taken:
 		p.taken[slot] += d
+		p.fit[slot] += d
+	case Fit:
+		p.fit[slot] += d
+	case Had:
+		p.had[slot] += d
 	}
 	if x.out {
 		p.out += d
@@ -319,6 +324,24 @@ func (p *Planner) Room(w int) int {
 		return waiting
 	}
 	return max(0, min(p.reach(w)-p.taken[slot], waiting))
+}
+
+// Had is how many selected hosts had what the rollout brings before it.
+func (p *Planner) Had() int {
+	n := 0
+	for _, c := range p.had {
+		n += c
+	}
+	return n
+}
+
+// Idle says that nobody is left for wave w to take, and how many of the hosts
+// that it could take had it all. It is not while a host may yet get fit, nor
+// before any host is known.
+func (p *Planner) Idle(w int) (had int, idle bool) {
+	slot := p.waveSlot(w)
+	known := p.had[slot] + p.fit[slot]
+	return p.had[slot], p.Room(w) == 0 && known == p.matched[slot] && p.chosen > 0
 }
 
 func (p *Planner) waveSlot(w int) int {

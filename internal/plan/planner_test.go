@@ -129,7 +129,7 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 		// Summer time ends in Paris at 01:00, and begins in the third.
 		now := rapid.SampledFrom([]time.Time{time.Unix(1e9, 0), time.Date(2026, 10, 24, 23, 20, 0, 0, time.UTC), time.Date(2026, 3, 28, 23, 20, 0, 0, time.UTC)}).Draw(t, "from")
 		for i := range rapid.IntRange(1, 30).Draw(t, "hosts") {
-			h := Host{Order: uint64(rapid.IntRange(0, 99).Draw(t, "order")), Takes: time.Duration(rapid.IntRange(0, 4).Draw(t, "takes")*5) * time.Minute, State: rapid.SampledFrom([]State{Unfit, Fit, Fit, Fit}).Draw(t, "state"), Labels: fleet.Labels{
+			h := Host{Order: uint64(rapid.IntRange(0, 99).Draw(t, "order")), Takes: time.Duration(rapid.IntRange(0, 4).Draw(t, "takes")*5) * time.Minute, State: rapid.SampledFrom([]State{Unfit, Had, Fit, Fit, Fit}).Draw(t, "state"), Labels: fleet.Labels{
 				"s": fmt.Sprintf("s%d", rapid.IntRange(0, 2).Draw(t, "s")), "r": fmt.Sprintf("r%d", rapid.IntRange(0, 4).Draw(t, "r")),
 				"pair": fmt.Sprintf("p%d", i/2), "role": []string{"passive", "active"}[i%2], "load": fmt.Sprintf("0.%d", rapid.IntRange(1, 9).Draw(t, "load")),
 			}}
@@ -169,7 +169,7 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 						h.Out = false
 					}
 				case 2:
-					h.State = rapid.SampledFrom([]State{Unfit, Fit, Taken}).Draw(t, "to")
+					h.State = rapid.SampledFrom([]State{Unfit, Had, Fit, Taken}).Draw(t, "to")
 				case 3:
 					h.Order = uint64(rapid.IntRange(0, 99).Draw(t, "order"))
 					p.Set(i, *h)

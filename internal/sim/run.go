@@ -376,6 +376,8 @@ func (w *world) note(rec control.Record) {
 				w.out.Verdict = e.Verdict
 			}
 			w.say("%swave %s %s, %s: %s", other(e.Rollout), name, e.What, e.Verdict, e.Why)
+		case e.Why != "":
+			w.say("%swave %s %s: %s", other(e.Rollout), name, e.What, e.Why)
 		default:
 			w.say("%swave %s %s", other(e.Rollout), name, e.What)
 		}
