@@ -93,8 +93,11 @@ func unsettled(r *rollout.Rollout, seen *Seen, h *Host) time.Time {
 	}
 	proof, delay := proof(r, h.Wave), min(silentCrash*r.Policy.Timeouts.Silent, r.Policy.Waves[h.Wave].Soak)
 	one := gate.Batch{Applied: later(h.Applied, h.Started), Hosts: 1}
-	if r.CrashedHost(seen.ID) || !h.Applied.IsZero() && !seen.Heard.Before(h.Applied.Add(proof)) {
+	switch {
+	case r.CrashedHost(seen.ID) || !seen.unheard && !h.Applied.IsZero() && !seen.Heard.Before(h.Applied.Add(proof)):
 		one.Heard = 1
+	case seen.unheard: // what it has said before was for another to hear
+		one.Applied = later(one.Applied, seen.Heard)
 	}
 	return one.Applied.Add(one.Wait(proof, delay, one.Applied))
 }

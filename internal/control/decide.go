@@ -185,7 +185,7 @@ func (t *turn) soaked(r *rollout.Rollout) bool {
 // waves opens, soaks and closes waves.
 func (t *turn) waves() {
 	for _, r := range t.s.active() {
-		if r.Phase != rollout.PhaseRunning || r.Hold != "" {
+		if r.Phase != rollout.PhaseRunning || r.Hold != "" || t.unheard(r) {
 			continue
 		}
 		i, opened := r.Current()
@@ -205,6 +205,22 @@ func (t *turn) waves() {
 			t.wave(r, rollout.WaveEvent{Wave: i, What: rollout.WaveCloses, Verdict: verdict.Level, Why: verdict.Why()})
 		}
 	}
+}
+
+// unheard says that a host of the rollout has not been heard since the caller
+// listens and is not silent yet: what became of it there nobody can say.
+func (t *turn) unheard(r *rollout.Rollout) bool {
+	if t.v.listens.IsZero() || t.now.Sub(t.v.listens) > r.Policy.Timeouts.Silent {
+		return false
+	}
+	for i := range t.m.hosts {
+		if x := &t.m.hosts[i]; x.unheard && x.host != nil && x.host.Rollout == r.ID && !quiet(r, x.seen, t.now) {
+			if phase := r.HostPhase(x.host.Phase, x.host.Wave); phase.Acting() || phase.Exposed() {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (t *turn) wave(r *rollout.Rollout, e rollout.WaveEvent) {

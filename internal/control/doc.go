@@ -10,8 +10,8 @@
 //
 //  1. Rebuild: Restore the newest snapshot (or New), Apply every later record
 //     of the log. Fill a View with Enrol (labels and mode as the server knows
-//     them), Report and Bundle from the store. Hosts that have not been heard
-//     since the restart keep the time of their last report.
+//     them), Report and Bundle from the store; then Listen, as none of the
+//     hosts has been heard yet. The same when the caller was stopped for long.
 //  2. Feed: Report and Heard as hosts speak, reports in order; Enrol and Forget
 //     as hosts come and go; Bundle when one is added or withdrawn (a withdrawal
 //     reverts the rollouts that used it).

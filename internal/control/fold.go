@@ -133,7 +133,7 @@ func (t *turn) neighbourhood(domain string, seen *Seen, c health.Crash, r *rollo
 			n.with++
 		case t.wentWith(x.seen, c.At):
 			n.without, n.gone = n.without+1, n.gone+1
-		case x.seen.Heard.Sub(c.At) > late:
+		case !x.unheard && x.seen.Heard.Sub(c.At) > late:
 			n.without, n.alive = n.without+1, n.alive+1
 		default:
 			n.without++

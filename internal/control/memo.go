@@ -63,6 +63,7 @@ type memoHost struct {
 	silent       bool // to a rollout, at the last scan
 	acting       bool
 	out          bool // as it says itself
+	unheard      bool // see Seen
 	// started is its last admission that the planners know of.
 	started time.Time
 }
@@ -152,7 +153,7 @@ func (m *memo) start(i int32) {
 // saw takes over what the host said last.
 func (x *memoHost) saw() {
 	_, acting := way(x.seen.Report.Phase) // also one that failed and is not at full strength yet
-	x.heard, x.out = x.seen.heard(), x.seen.Report.Out || acting
+	x.heard, x.out, x.unheard = x.seen.heard(), x.seen.Report.Out || acting, x.seen.unheard
 }
 
 // noted follows a sign of life of host i, or its loss.
@@ -161,7 +162,7 @@ func (m *memo) noted(i int32) {
 	before := x.heard
 	x.saw()
 	m.stale = m.stale || x.silent || x.seen.relabelled || x.heard < before
-	if x.batch != nil {
+	if x.batch != nil || x.unheard {
 		m.unsure = append(m.unsure, i)
 	}
 }
@@ -316,11 +317,15 @@ func (m *memo) place(p *planner, i int32, now time.Time) (plan.State, bool) {
 		return plan.Unfit, out
 	}
 	p.tasks[i] = o
+	if seen.unheard {
+		p.blocks[i] = blocked(KindSilent, "when it is heard", "not heard yet since this server listens, %s", seen.Heard.UTC().Format(time.RFC3339))
+		return plan.Unsure, out
+	}
 	return plan.Fit, out
 }
 
-// away says that a host is not in service, whoever took it out.
-func (x *memoHost) away(silent bool) bool { return silent || x.out || x.acting }
+// away says that a host is not in service, as far as is known, whoever took it out.
+func (x *memoHost) away(silent bool) bool { return silent || x.unheard || x.out || x.acting }
 
 // quiet says that nothing was heard of a host for the rollout's limit.
 func quiet(r *rollout.Rollout, seen *Seen, now time.Time) bool {
@@ -413,9 +418,12 @@ func (m *memo) look(r *rollout.Rollout, now time.Time) *watch {
 	return w
 }
 
-// fits says that a planner, if there is one, would let host i start. One that
-// was out already is no more out for its silence, but not fit any longer.
-func (p *planner) fits(i int32) bool { return p != nil && p.State(i) == plan.Fit }
+// fits says that a planner, if there is one, would let host i start, or would
+// once it is heard. One that was out already is no more out for its silence, but
+// not fit any longer.
+func (p *planner) fits(i int32) bool {
+	return p != nil && (p.State(i) == plan.Fit || p.State(i) == plan.Unsure)
+}
 
 // excluded says that the host's silence tells nothing of its neighbours': it is
 // gone, or was ordered to go down.

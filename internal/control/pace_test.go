@@ -82,8 +82,9 @@ func (l *lab) restart() {
 	for _, id := range old.Hosts() {
 		h := old.Host(id)
 		l.v.Enrol(id, h.Name, h.Labels, h.Mode)
-		l.v.Report(h.Report, h.Heard)
+		l.v.Report(h.Report, l.now)
 	}
+	l.v.Listen(l.now)
 }
 
 // A service's disruptions count whichever rollout causes them, the second one

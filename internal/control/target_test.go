@@ -90,6 +90,13 @@ func TestAnyTargetKeepsItsPromises(t *testing.T) {
 			rapid.SampledFrom(targets).Draw(t, "target"), rapid.SampledFrom([]string{"revert", "pause"}).Draw(t, "onRevert")))
 		for range rapid.IntRange(5, 30).Draw(t, "steps") {
 			l.trouble(t)
+			switch rapid.SampledFrom([]string{"", "", "", "stop", "failover"}).Draw(t, "server") {
+			case "stop":
+				l.v.Listen(l.now)
+			case "failover":
+				l.restart()
+			}
+			l.turn()
 			verb := rapid.SampledFrom([]Verb{"", "", "", Pause, Resume, Resume, Abort, Revert}).Draw(t, "command")
 			if verb != "" {
 				_, _ = l.do(Command{Verb: verb, By: "op", Rollout: id}) // many make no sense, and are refused

@@ -117,6 +117,8 @@ func (t *turn) holder(id fleet.HostID) string {
 		return fmt.Sprintf("%s (%s, rollout %s)", name, x.host.Phase, x.host.Rollout)
 	case x.out:
 		return name + " (out of rotation)"
+	case x.unheard:
+		return name + " (not heard yet)"
 	}
 	return name + " (silent)"
 }

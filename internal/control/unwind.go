@@ -146,7 +146,7 @@ func (m *memo) placeBack(p *planner, i int32, silent bool) plan.State {
 	switch {
 	case phase == rollout.Reverting || phase == rollout.Reverted:
 		return plan.Taken
-	case !silent && goesBack(rollout.PhaseReverting, phase, h, seen.Report) && h.needsBack(phase, seen.Report):
+	case !silent && !seen.unheard && goesBack(rollout.PhaseReverting, phase, h, seen.Report) && h.needsBack(phase, seen.Report):
 		return plan.Fit
 	}
 	return plan.Unfit

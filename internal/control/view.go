@@ -18,8 +18,9 @@ type View struct {
 	hosts   map[fleet.HostID]*Seen
 	ids     []fleet.HostID // sorted, nil when it has to be made again
 	catalog map[bundle.Digest]Entry
-	changes int     // of the catalog
-	roster  int     // hosts that came and went
+	changes int // of the catalog
+	roster  int // hosts that came and went
+	listens time.Time
 	dirty   []*Seen // hosts of which something changed since the last turn
 	memo    *memo
 	rate    policy.Rate // of the fleet
@@ -33,13 +34,15 @@ type Seen struct {
 	Mode   fleet.Mode // that the server raises it to
 	// Report is its last one, zero before the first.
 	Report wire.Report
-	// Heard is its last sign of life.
+	// Heard is its last sign of life, or since when one is listened for.
 	Heard time.Time
 	// Down is when it was last heard before its present boot, zero if this
 	// server has not seen it boot.
 	Down time.Time
 	// paused is its last sign of life before the latest pause.
 	paused time.Time
+	// unheard since it is listened for: it may be alive or not.
+	unheard bool
 	// relabelled since the planners were told.
 	relabelled bool
 	at         int32 // its place in the memo, from 1; 0 for none
@@ -62,7 +65,7 @@ func (h *Seen) hear(at time.Time) {
 	if at.Sub(h.Heard) > pause {
 		h.paused = h.Heard
 	}
-	h.Heard = later(h.Heard, at)
+	h.Heard, h.unheard = later(h.Heard, at), false
 }
 
 // booted notes that a report of another boot came: the host was last heard
@@ -130,13 +133,26 @@ func (v *View) Heard(id fleet.HostID, at time.Time) {
 		if h.at > 0 {
 			x = &v.memo.hosts[h.at-1]
 		}
-		if x == nil || x.silent || x.batch != nil || at.Sub(h.Heard) > time.Minute { // something may follow from it
+		if x == nil || x.silent || h.unheard || x.batch != nil || at.Sub(h.Heard) > time.Minute { // something may follow from it
 			v.dirty = append(v.dirty, h)
 		}
 		h.hear(at)
 		if x != nil {
 			x.heard = h.heard()
 		}
+	}
+}
+
+// Listen notes that the caller listens from at on, after a restart or a stop in
+// between. Until then silence meant nothing, so that of every host counts from
+// at on; but none was heard either, and until it is, nobody is admitted who may
+// be down, and nothing is concluded from its being well.
+func (v *View) Listen(at time.Time) {
+	v.listens = at
+	for _, h := range v.hosts {
+		h.hear(at)
+		h.unheard = true
+		v.dirty = append(v.dirty, h)
 	}
 }
 

@@ -26,6 +26,7 @@ type State uint8
 const (
 	Absent State = iota // not selected, or gone
 	Unfit               // selected, but cannot be admitted as it is; does not count towards shares
+	Unsure              // would be Fit, but nobody knows yet if it is alive: it keeps its place in its wave and is not admitted
 	Fit                 // may be admitted when its wave and the budgets allow
 	Taken               // was admitted
 	Had                 // selected, and had what the rollout brings before
@@ -80,7 +81,7 @@ type Planner struct {
 	parked  []queue       // by gate
 	open    gateHeap      // gates that may have room
 	timers  timerHeap     // gates that get room with time
-	fit     []int         // by wave as ready: hosts that are Fit or Taken
+	fit     []int         // by wave as ready: hosts that are Unsure, Fit or Taken
 	taken   []int
 	had     []int
 	matched []int
@@ -187,7 +188,7 @@ func (p *Planner) count(x *host, d int) {
 	case Taken:
 		p.taken[slot] += d
 		p.fit[slot] += d
-	case Fit:
+	case Unsure, Fit:
 		p.fit[slot] += d
 	case Had:
 		p.had[slot] += d
@@ -209,7 +210,7 @@ func (p *Planner) countIn(g int32, x *host, d int) {
 	if x.out {
 		p.outIn(g, d)
 	}
-	if x.state == Fit && !x.later {
+	if (x.state == Fit || x.state == Unsure) && !x.later {
 		gr.first += int32(d)
 	}
 	if gr.total != 0 {
@@ -276,7 +277,7 @@ func (p *Planner) selectorWave(l fleet.Labels) int16 {
 // Selected is how many hosts the policy selects, fit or not.
 func (p *Planner) Selected() int { return p.chosen }
 
-// Fit is how many hosts are fit or taken.
+// Fit is how many hosts are fit or taken, or would be if they were heard.
 func (p *Planner) Fit() int {
 	n := 0
 	for _, c := range p.fit {
@@ -360,7 +361,7 @@ func (p *Planner) WaveOf(i int32) int {
 	}
 	at := p.taken[p.slot(rest)]
 	for j := range p.hosts {
-		if y := &p.hosts[j]; y.wave == rest && y.state == Fit && (y.order < x.order || y.order == x.order && int32(j) < i) {
+		if y := &p.hosts[j]; y.wave == rest && (y.state == Fit || y.state == Unsure) && (y.order < x.order || y.order == x.order && int32(j) < i) {
 			at++
 		}
 	}

@@ -129,7 +129,7 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 		// Summer time ends in Paris at 01:00, and begins in the third.
 		now := rapid.SampledFrom([]time.Time{time.Unix(1e9, 0), time.Date(2026, 10, 24, 23, 20, 0, 0, time.UTC), time.Date(2026, 3, 28, 23, 20, 0, 0, time.UTC)}).Draw(t, "from")
 		for i := range rapid.IntRange(1, 30).Draw(t, "hosts") {
-			h := Host{Order: uint64(rapid.IntRange(0, 99).Draw(t, "order")), Takes: time.Duration(rapid.IntRange(0, 4).Draw(t, "takes")*5) * time.Minute, State: rapid.SampledFrom([]State{Unfit, Had, Fit, Fit, Fit}).Draw(t, "state"), Labels: fleet.Labels{
+			h := Host{Order: uint64(rapid.IntRange(0, 99).Draw(t, "order")), Takes: time.Duration(rapid.IntRange(0, 4).Draw(t, "takes")*5) * time.Minute, State: rapid.SampledFrom([]State{Unfit, Had, Unsure, Fit, Fit, Fit}).Draw(t, "state"), Labels: fleet.Labels{
 				"s": fmt.Sprintf("s%d", rapid.IntRange(0, 2).Draw(t, "s")), "r": fmt.Sprintf("r%d", rapid.IntRange(0, 4).Draw(t, "r")),
 				"pair": fmt.Sprintf("p%d", i/2), "role": []string{"passive", "active"}[i%2], "load": fmt.Sprintf("0.%d", rapid.IntRange(1, 9).Draw(t, "load")),
 			}}
@@ -169,7 +169,7 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 						h.Out = false
 					}
 				case 2:
-					h.State = rapid.SampledFrom([]State{Unfit, Had, Fit, Taken}).Draw(t, "to")
+					h.State = rapid.SampledFrom([]State{Unfit, Had, Unsure, Fit, Taken}).Draw(t, "to")
 				case 3:
 					h.Order = uint64(rapid.IntRange(0, 99).Draw(t, "order"))
 					p.Set(i, *h)
@@ -293,4 +293,25 @@ func names(prefix string, n int) []string {
 		out[i] = fmt.Sprintf("%s%d", prefix, i)
 	}
 	return out
+}
+
+// A host that may be dead keeps its place in its wave, as those behind it would
+// go too early otherwise, and goes itself only when it is known to be alive.
+func TestUnsureKeepsItsPlace(t *testing.T) {
+	p := New(mustPolicy(t, "waves: [{size: 50%}, {size: 100%}]\nbudgets: [{name: p, groupBy: pair, unavailable: 3, order: role}]"))
+	now := time.Unix(1e9, 0)
+	for i := range int32(4) {
+		p.Set(i, Host{Order: uint64(i), State: Unsure, Out: true, Labels: fleet.Labels{"pair": "p", "role": []string{"passive", "active"}[i/2]}})
+	}
+	if got := p.Next(0, now, 10); len(got) != 0 || p.Room(0) != 2 || p.Goal(1) != 2 {
+		t.Fatalf("%v started, room for %d, then %d; want nobody, 2 and 2", got, p.Room(0), p.Goal(1))
+	}
+	p.Update(2, Fit, false)
+	if got := p.Next(0, now, 10); len(got) != 0 {
+		t.Errorf("active host %v goes before a passive one that may live", got)
+	}
+	p.Update(1, Fit, false)
+	if got := p.Next(0, now, 10); !slices.Equal(got, []int32{1}) {
+		t.Errorf("%v started, want the passive host that is heard", got)
+	}
 }

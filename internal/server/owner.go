@@ -108,16 +108,8 @@ func (o *owner) loadHosts(ctx context.Context) error {
 			o.view.Report(h.report, o.looked)
 		}
 	}
-	o.wake(o.looked)
+	o.view.Listen(o.looked)
 	return nil
-}
-
-// wake counts every host as heard of: while the server did not listen, their
-// silence meant nothing.
-func (o *owner) wake(now time.Time) {
-	for id := range o.hosts {
-		o.view.Heard(id, now)
-	}
 }
 
 // enrol tells the view who the host is.

@@ -66,7 +66,7 @@ const turnRecords = 50
 func (o *owner) turn(ctx context.Context, now time.Time) error {
 	if now.Sub(o.looked) > overslept {
 		o.log.Warn("server was stopped", "for", now.Sub(o.looked))
-		o.wake(now)
+		o.view.Listen(now)
 	}
 	o.looked = now
 	o.saveReports()

@@ -24,6 +24,7 @@ type checker struct {
 	rollouts map[string]*watched
 	bad      map[bundle.Digest]string // reverted, and by which rollout
 	starts   []start                  // of all rollouts
+	listens  time.Duration            // when the present server began
 	// snapshot is the state at some record on the way, and tail the log after it.
 	snapshot []byte
 	tail     int
@@ -36,7 +37,8 @@ type checked struct {
 	starts  []start
 	applied time.Time
 	gen     uint64
-	wasOut  bool // when it was admitted last: taking it cost nothing
+	wasOut  bool          // when it was admitted last: taking it cost nothing
+	heard   time.Duration // its last sign of life, but for heartbeats while they are given
 }
 
 type start struct {
@@ -152,6 +154,10 @@ func (c *checker) admitted(id fleet.HostID, h *checked, m control.Move) {
 	case seen == nil || seen.Report.Boot == "":
 		c.w.fail("host %s is admitted on no data", id)
 		return
+	case c.unheard(id):
+		c.w.fail("host %s is admitted though it was last heard at %s, and the server leads since %s", id, c.lastHeard(id), c.listens)
+	case c.w.now-c.lastHeard(id) > r.Policy.Timeouts.Silent:
+		c.w.fail("host %s is admitted though truly silent since %s", id, c.lastHeard(id))
 	case now.Sub(seen.Heard) > r.Policy.Timeouts.Silent:
 		c.w.fail("host %s is admitted though silent since %s", id, seen.Heard)
 	case seen.Report.Mode != fleet.ModeAct || seen.Report.Stopped:
@@ -172,8 +178,36 @@ func (c *checker) admitted(id fleet.HostID, h *checked, m control.Move) {
 	}
 }
 
+// lastHeard is the host's last sign of life.
+func (c *checker) lastHeard(id fleet.HostID) time.Duration {
+	if c.w.hosts[c.w.index[id]].given {
+		return c.w.now
+	}
+	return c.host(id).heard
+}
+
+// unheard says that the present server has not heard the host.
+func (c *checker) unheard(id fleet.HostID) bool { return c.lastHeard(id) < c.listens }
+
+// ends tests that a wave does not end while nobody knows what became of a host
+// that has the target: silence speaks for itself only after a time.
+func (c *checker) ends(e control.WaveEvent) {
+	r := c.w.state.Rollout(e.Rollout)
+	if r == nil || c.listens == 0 || c.w.now-c.listens > r.Policy.Timeouts.Silent {
+		return
+	}
+	for id, h := range c.hosts {
+		if h.rollout == e.Rollout && (h.phase.Acting() || h.phase.Exposed()) && c.w.view.Host(id) != nil && c.unheard(id) {
+			c.w.fail("wave %d of rollout %s ends, and host %s has not been heard since the server leads", e.Wave, e.Rollout, id)
+		}
+	}
+}
+
 func (c *checker) waved(e control.WaveEvent) {
 	x := c.rollout(e.Rollout)
+	if e.What != rollout.WaveOpens {
+		c.ends(e)
+	}
 	switch e.What {
 	case rollout.WaveOpens:
 		x.open[e.Wave] = true

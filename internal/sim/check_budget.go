@@ -67,7 +67,7 @@ func (c *checker) isOut(r *rollout.Rollout, id fleet.HostID) bool {
 func (c *checker) tally(t *tally, r *rollout.Rollout, b policy.Budget, id fleet.HostID, moved bool) {
 	h, seen, now := c.host(id), c.w.view.Host(id), c.w.at(c.w.now)
 	t.total++
-	if c.isOut(r, id) {
+	if c.isOut(r, id) || c.unheard(id) {
 		t.out++
 	}
 	if b.Warm > 0 && !h.applied.IsZero() && now.Sub(h.applied) < b.Warm {
@@ -156,7 +156,7 @@ func (c *checker) whole(r *rollout.Rollout, took bool) {
 	for _, id := range c.w.view.Hosts() {
 		if c.concerns(r, id) {
 			total++
-			if c.isOut(r, id) {
+			if c.isOut(r, id) || c.unheard(id) {
 				out++
 			}
 		}

@@ -184,6 +184,31 @@ func TestCheckerSees(t *testing.T) {
 			func(f *forger) { f.admit("new") }, "host new is admitted on no data"},
 		{"silence", "", policy.Rate{}, func(f *forger) { f.w.view.Lost("a-0", f.w.at(-time.Hour)) },
 			func(f *forger) { f.admit("a-0") }, "admitted though silent"},
+		{"true silence", "", policy.Rate{}, func(f *forger) {
+			f.admit("a-1")
+			f.host("a-0").given = false
+			f.pass(time.Hour)
+		},
+			func(f *forger) { f.admit("a-0") }, "admitted though truly silent since 0s"},
+		{"not heard since a failover", "", policy.Rate{}, func(f *forger) {
+			f.admit("a-1")
+			f.host("a-0").die(f.w.shard(0), f.w.now, time.Hour)
+			f.w.meet()
+			f.pass(time.Minute)
+			f.w.failOver()
+			f.host("a-2").given = true
+			f.admit("a-2")
+		}, func(f *forger) { f.admit("a-0") }, "it was last heard at 0s, and the server leads since 1m0s"},
+		{"a budget beside one not heard since a failover", "unavailable: 10%", policy.Rate{}, func(f *forger) {
+			f.pass(time.Minute)
+			f.w.failOver()
+			f.w.play(f.w.now + time.Minute)
+		}, func(f *forger) {
+			f.host("a-0").given, f.w.check.host("a-0").heard = false, 0
+			f.admit("a-1")
+		}, "2 of 10 hosts are out, at most 1 may be"},
+		{"a wave that ends unheard", "", policy.Rate{}, func(f *forger) { f.applied("a-0"); f.pass(time.Minute); f.w.failOver() },
+			func(f *forger) { f.wave("r1", 0, rollout.WaveCloses) }, "host a-0 has not been heard since the server leads"},
 		{"its owner's stop file", "", policy.Rate{}, func(f *forger) { f.says("a-0", func(r *wire.Report) { r.Stopped = true }) },
 			func(f *forger) { f.admit("a-0") }, "against its owner's will"},
 		{"not selected", "select: rack=r0", policy.Rate{}, func(f *forger) { f.admit("a-0") },

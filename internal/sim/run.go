@@ -252,30 +252,36 @@ func (w *world) end(n int) {
 	}
 }
 
-// failOver is another leader: it knows the log, and what hosts say again.
+// failOver is another leader: it knows the log, and the reports that the one
+// before it kept. Who lives it learns as hosts report again.
 func (w *world) failOver() {
 	w.offline = false
 	w.epoch++
 	if w.check != nil {
 		w.state = w.check.replayed()
 	}
+	kept := w.view
 	w.view = control.NewView()
 	w.view.Limit(w.o.Rate)
 	w.stock()
 	for i := range w.hosts {
-		h := &w.hosts[i]
-		if h.away {
-			continue
+		if h := &w.hosts[i]; !h.away {
+			h.given = false
+			w.view.Enrol(h.id, string(h.id), h.labels, fleet.ModeAct)
+			if was := kept.Host(h.id).Report; was.Boot != "" {
+				w.view.Report(was, w.at(w.now))
+			}
 		}
-		w.view.Enrol(h.id, string(h.id), h.labels, fleet.ModeAct)
-		r := h.report(w.shard(h.i), w.now)
-		w.view.Report(r, w.at(w.now))
-		if h.given = !h.down && !h.gone && !h.mute; !h.given {
-			w.view.Lost(h.id, w.at(w.now))
-			continue
+	}
+	w.view.Listen(w.at(w.now))
+	if w.check != nil {
+		w.check.listens = w.now
+	}
+	for i := range w.hosts {
+		if h := &w.hosts[i]; !h.away && !h.down && !h.gone {
+			w.shard(h.i).again(h, w.now)
+			w.shard(h.i).ask(h, w.now)
 		}
-		w.view.Heard(h.id, w.at(forever))
-		w.shard(h.i).ask(h, w.now)
 	}
 }
 

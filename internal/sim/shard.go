@@ -101,15 +101,26 @@ func (w *world) meet() {
 func (w *world) hear(s *shard, m said) {
 	h := &w.hosts[m.host]
 	if m.report == nil {
+		if h.given {
+			w.view.Lost(h.id, w.at(m.at))
+			w.heard(h, m.at)
+		}
 		h.given = false
-		w.view.Lost(h.id, w.at(m.at))
 		return
 	}
+	w.heard(h, m.at)
 	w.view.Report(*m.report, w.at(m.at))
 	s.spare = append(s.spare, m.report)
 	if !h.given && !h.down && !h.gone {
 		h.given = true
 		w.view.Heard(h.id, w.at(forever))
+	}
+}
+
+// heard tells the checker of a true sign of life.
+func (w *world) heard(h *host, at time.Duration) {
+	if w.check != nil {
+		w.check.host(h.id).heard = at
 	}
 }
 
@@ -188,6 +199,19 @@ func (s *shard) send(h *host, r wire.Report, now time.Duration) {
 	if s.random(h) < s.chance("twice", h) {
 		s.push(event{at: at + 2*s.latency(h), kind: evReport, host: h.i, report: s.letter(r)})
 	}
+}
+
+// beat is how long a host may take until it speaks to a server that knows
+// nothing of it.
+const beat = 30 * time.Second
+
+// again sends a new leader what the host says of itself.
+func (s *shard) again(h *host, now time.Duration) {
+	at := now + time.Duration(s.random(h)*float64(beat))
+	for s.random(h) < s.chance("lost", h) {
+		at += repeat
+	}
+	s.push(event{at: at, kind: evReport, host: h.i, report: s.letter(h.report(s, now))})
 }
 
 // arrive is the server's receipt of a report. Older ones of the host are dropped.
