@@ -68,7 +68,7 @@ bench-gate: ## how often the crash gate stops good patches, and how early bad on
 
 .PHONY: soak
 soak: ## a million random rollouts against what must always hold (under an hour)
-	GOGC=off GOMEMLIMIT=3GiB AFLOAT_SOAK=1000000 $(GO) test ./internal/sim -run '^TestSoak$$' -timeout 120m
+	GOGC=off GOMEMLIMIT=400MiB AFLOAT_SOAK=1000000 $(GO) test ./internal/sim -run '^TestSoak$$' -timeout 120m
 
 .PHONY: bench-plan
 bench-plan: ## planner and simulator at a million hosts
