@@ -211,7 +211,7 @@ func (s *State) applyCommand(c Command, at time.Time) error {
 		reason += ": " + c.Reason
 	}
 	if c.Verb == Resume && r.Phase.Open() {
-		return r.StepPhase(rollout.Change{Phase: r.Phase, Waved: heldBy(r.Hold)}, at)
+		return r.StepPhase(rollout.Change{Phase: r.Phase, Waved: []gate.Rule{heldBy(r)}}, at)
 	}
 	change := rollout.Change{Phase: to, Reason: reason}
 	if c.Verb == Resume && r.PausedBy != "" {
@@ -220,10 +220,10 @@ func (s *State) applyCommand(c Command, at time.Time) error {
 	return s.applyChange(Change{Rollout: r.ID, Change: change}, at)
 }
 
-// heldBy is the rule that a hold's text begins with.
-func heldBy(hold string) []gate.Rule {
-	rule, _, _ := strings.Cut(hold, ": ")
-	return []gate.Rule{gate.Rule(rule)}
+// heldBy is the rule that the rollout is held by, "" for none.
+func heldBy(r *rollout.Rollout) gate.Rule {
+	rule, _, _ := strings.Cut(r.Hold, ": ")
+	return gate.Rule(rule)
 }
 
 func (s *State) applyStart(c Command, at time.Time) error {

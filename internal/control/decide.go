@@ -3,7 +3,6 @@ package control
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"afloat/internal/fleet"
@@ -141,8 +140,7 @@ const (
 // another rule, or none, changes it.
 func (t *turn) hold(r *rollout.Rollout, verdict gate.Verdict) {
 	rule, text := t.holds(r, verdict)
-	was, _, _ := strings.Cut(r.Hold, ": ")
-	if string(rule) == was {
+	if rule == heldBy(r) {
 		return
 	}
 	hold := ""
@@ -168,9 +166,12 @@ func (t *turn) holds(r *rollout.Rollout, verdict gate.Verdict) (gate.Rule, strin
 	switch {
 	case len(silent) > lost && !waved(ruleSilent):
 		return ruleSilent, fmt.Sprintf("%s not heard for %s: %s", count(len(silent)), policy.Span(r.Policy.Timeouts.Silent), t.some(silent))
-	case len(stuck) > lost && !waved(ruleStuck) && (r.Hold == "" || strings.HasPrefix(r.Hold, string(ruleStuck)+": ")): // after another hold they first get a permit
+	case len(stuck) > lost && !waved(ruleStuck) && (r.Hold == "" || heldBy(r) == ruleStuck): // after another hold they first get a permit
 		return ruleStuck, fmt.Sprintf("%s under way for over %s: %s", count(len(stuck)), policy.Span(r.Policy.Timeouts.Stuck), t.some(stuck))
 	case verdict.Level == gate.LevelInconclusive && r.Policy.Gate.OnInconclusive == policy.InconclusiveHold && t.soaked(r) && !waved(ruleInconclusive):
+		if heldBy(r) == ruleInconclusive { // its words are known
+			return ruleInconclusive, ""
+		}
 		return ruleInconclusive, gate.Decide(r.Policy.Gate, t.facts(r)).Why()
 	}
 	return "", ""
