@@ -50,6 +50,9 @@ type Rollout struct {
 	// Verdict is what the gate says last, with its reasons.
 	Verdict string   `json:"verdict,omitempty"`
 	Reasons []string `json:"reasons,omitempty"`
+	// Debt says that the reboots it owes, or pays off, will not be in time, and
+	// what is in the way. Only in a RolloutDetail.
+	Debt string `json:"debt,omitempty"`
 }
 
 // Wave is one wave of a rollout.
@@ -90,6 +93,11 @@ type Debt struct {
 	Due time.Time `json:"due,omitzero"`
 	// Proven: that kernel has booted by order on that class of hardware.
 	Proven bool `json:"proven"`
+	// Rollout is the live rollout by whose policy it is due, Late that it will
+	// not have booted by then, and Outlook why, for all hosts of that rollout.
+	Rollout string `json:"rollout,omitempty"`
+	Late    bool   `json:"late,omitempty"`
+	Outlook string `json:"outlook,omitempty"`
 }
 
 // Took is how long an action has taken on a class of hardware, from admission

@@ -116,6 +116,7 @@ func (s *screen) draw(text []string) {
 type lines struct {
 	out    io.Writer
 	state  string
+	debt   string
 	waves  map[string]string
 	phases map[string]string
 	noted  string
@@ -146,6 +147,12 @@ func (l *lines) show(d api.RolloutDetail) {
 			}
 		}
 		l.waves[w.Name] = is
+	}
+	if who, _, _ := strings.Cut(d.Debt, "; the forecast"); l.debt != who { // that moves with the clock
+		l.debt = who
+		if who != "" {
+			l.say("debt: %s", d.Debt)
+		}
 	}
 	is := d.State
 	if d.Reason != "" {
@@ -198,6 +205,9 @@ func summary(r api.Rollout) []string {
 			line += "  " + w.Reason
 		}
 		out = append(out, strings.TrimRight(line, " "))
+	}
+	if r.Debt != "" {
+		out = append(out, "  debt: "+r.Debt)
 	}
 	if r.Verdict != "" {
 		out = append(out, "  gate: "+strings.Join(slices.Concat([]string{r.Verdict}, r.Reasons), "; "))

@@ -146,49 +146,60 @@ type Debtor struct {
 	Hardware string       `json:"hardware,omitempty"`
 	Since    time.Time    `json:"since"`
 	Patches  int          `json:"patches"`
-	// Due is when it must have booted by policy, zero for no rule.
+	// Due is when it must have booted by policy, zero for no rule, and Of the
+	// live rollout with that policy.
 	Due time.Time `json:"due,omitzero"`
+	Of  string    `json:"of,omitempty"`
 	// Proven: its kernel has booted by order on its class of hardware.
 	Proven bool `json:"proven"`
 }
 
 // Ledger lists who owes a reboot, the longest first.
 func Ledger(s *State, v *View) (out []Debtor) {
-	due := map[string]time.Duration{}
-	for _, r := range s.Rollouts() {
-		due[r.ID] = r.Policy.Debt.Reboot
-		if parent := s.rollouts[r.Of]; parent != nil {
-			due[r.ID] = parent.Policy.Debt.Reboot
-		}
-	}
 	for _, id := range v.Hosts() {
-		h, seen := s.hosts[id], v.hosts[id]
-		if h == nil || h.Debt == nil {
-			continue
+		if d := DebtOf(s, v, id); !d.Since.IsZero() {
+			out = append(out, d)
 		}
-		d := Debtor{Host: id, Name: seen.Name, Kernel: seen.Report.Kernel.Release, Hardware: seen.Labels["hardware"],
-			Since: h.Debt.Since, Patches: h.Debt.Patches}
-		if within := due[h.Rollout]; within > 0 {
-			d.Due = d.Since.Add(within)
-		}
-		for _, p := range s.proofs {
-			d.Proven = d.Proven || p.OK > 0 && p.Hardware == d.Hardware && seen.Report.Kernel.Named(p.Kernel)
-		}
-		out = append(out, d)
 	}
 	slices.SortStableFunc(out, func(a, b Debtor) int { return a.Since.Compare(b.Since) })
 	return out
 }
 
-// payoffs begins the reboots that complete live rollouts owe.
+// DebtOf is what one host owes, the zero Debtor for nothing.
+func DebtOf(s *State, v *View, id fleet.HostID) Debtor {
+	h, seen := s.hosts[id], v.hosts[id]
+	if h == nil || h.Debt == nil || seen == nil {
+		return Debtor{}
+	}
+	d := Debtor{Host: id, Name: seen.Name, Kernel: seen.Report.Kernel.Release, Hardware: seen.Labels["hardware"],
+		Since: h.Debt.Since, Patches: h.Debt.Patches, Due: s.due(h)}
+	if r := s.owes(h); r != nil {
+		d.Of = r.ID
+	}
+	for _, p := range s.proofs {
+		d.Proven = d.Proven || p.OK > 0 && p.Hardware == d.Hardware && seen.Report.Kernel.Named(p.Kernel)
+	}
+	return d
+}
+
+// payoffs begins the reboots that live rollouts owe, when they are complete or
+// their deadline presses.
 func (t *turn) payoffs() {
 	for _, r := range t.s.Rollouts() {
-		if r.Phase != rollout.PhaseComplete || r.Policy.Debt.Reboot == 0 || t.s.payoff(r.ID) != nil {
+		if r.Policy.Debt.Reboot == 0 || t.s.payoff(r.ID) != nil {
 			continue
 		}
 		id := fmt.Sprintf("r%d", len(t.s.order)+1)
-		t.rec.Payoffs = append(t.rec.Payoffs, Payoff{Rollout: id, Of: r.ID, Sample: t.sample(r, id)})
-		return
+		switch {
+		case r.Phase == rollout.PhaseComplete:
+			t.rec.Payoffs = append(t.rec.Payoffs, Payoff{Rollout: id, Of: r.ID, Sample: t.sample(r, id)})
+			return
+		case t.pressed(r):
+			if sample := t.sample(r, id); len(sample) > 0 {
+				t.rec.Payoffs = append(t.rec.Payoffs, Payoff{Rollout: id, Of: r.ID, Sample: sample})
+				return
+			}
+		}
 	}
 }
 
@@ -211,7 +222,7 @@ func (t *turn) sample(r *rollout.Rollout, id string) []fleet.HostID {
 	var able []*Seen
 	for i := range t.m.hosts {
 		x := &t.m.hosts[i]
-		if x.host != nil && x.host.Debt != nil && r.Policy.Select.Matches(x.seen.Labels) && !quiet(r, x.seen, t.now) &&
+		if x.host != nil && x.host.Debt != nil && !t.s.acts(x.host) && r.Policy.Select.Matches(x.seen.Labels) && !quiet(r, x.seen, t.now) &&
 			ownerBlocks(x.seen) == nil && x.seen.Report.Can(wire.ActionReboot) {
 			able = append(able, x.seen)
 		}
@@ -235,6 +246,16 @@ func (t *turn) sample(r *rollout.Rollout, id string) []fleet.HostID {
 	more := max(0, r.Policy.Debt.BootSample.Of(len(able))-len(first))
 	out := append(first, rest[:min(more, len(rest))]...)
 	return out[:min(len(out), maxSample)]
+}
+
+// acts says that a host is on its way in a rollout, or soaks in a wave that is not over.
+func (s *State) acts(h *Host) bool {
+	r := s.rollouts[h.Rollout]
+	if r == nil {
+		return false
+	}
+	phase := r.HostPhase(h.Phase, h.Wave)
+	return phase.Acting() || phase == rollout.Soaking
 }
 
 const ruleBoot gate.Rule = "boot"

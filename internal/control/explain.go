@@ -126,7 +126,10 @@ type Status struct {
 	Unfit    map[Kind]int   `json:"unfit,omitempty"`
 	Exposed  int            `json:"exposed"`
 	Crashed  []fleet.HostID `json:"crashed,omitempty"`
-	Waves    []WaveStatus   `json:"waves"`
+	// Debt says that reboots it owes, or pays off, will not be in time; "" while
+	// they will. StatusOf leaves it out: it takes a forecast.
+	Debt  string       `json:"debt,omitempty"`
+	Waves []WaveStatus `json:"waves"`
 }
 
 // WaveStatus is one wave with its progress.

@@ -84,7 +84,9 @@ func (v *View) follow(s *State, now time.Time) *memo {
 	}
 	if m.expected != s.expected { // who takes long is another now
 		m.expected = s.expected
-		maps.DeleteFunc(m.planners, func(_ string, p *planner) bool { return p.rollout.Policy.Target.Disrupts() })
+		maps.DeleteFunc(m.planners, func(_ string, p *planner) bool {
+			return p.rollout.Policy.Target.Disrupts() || p.rollout.Policy.Debt.Reboot > 0
+		})
 	}
 	for _, t := range s.touched {
 		if i, ok := m.find(t); ok {

@@ -66,9 +66,14 @@ func (s *State) took(h *Host, m Move, at time.Time) {
 
 func class(a wire.Action, hardware string) string { return string(a) + " on " + hardware }
 
-// takes is how long a rollout's action keeps a host out, 0 for not known.
+// takes is how long a rollout's action keeps a host out, 0 for not known. Of a
+// live patch it is the reboot that comes of it: the other is over in seconds.
 func (s *State) takes(r *rollout.Rollout, seen *Seen) time.Duration {
-	return s.times[class(Action(r.Policy.Target.Action), seen.Labels["hardware"])].Expect
+	action := Action(r.Policy.Target.Action)
+	if action == wire.ActionLive {
+		action = wire.ActionReboot
+	}
+	return s.times[class(action, seen.Labels["hardware"])].Expect
 }
 
 // Took lists how long actions have taken, by action and class.

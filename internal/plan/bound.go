@@ -21,6 +21,7 @@ type Bound struct {
 
 // sum is the work in one group.
 type sum struct {
+	hosts   int // those with nothing to do included
 	n       int
 	total   time.Duration
 	longest time.Duration
@@ -29,13 +30,17 @@ type sum struct {
 }
 
 func (s *sum) add(h Work, l float64) {
+	s.hosts++
+	s.load += l
+	if h.Done {
+		return
+	}
 	if s.n == 0 || h.Takes < s.least {
 		s.least = h.Takes
 	}
 	s.n++
 	s.total += h.Takes
 	s.longest = max(s.longest, h.Takes)
-	s.load += l
 }
 
 // limit is how many hosts of the group may be out at once, 0 for no bound.
@@ -43,7 +48,7 @@ func (s *sum) limit(b *policy.Budget) int {
 	if b.Unavailable.Zero() && b.Headroom == 0 {
 		return 0
 	}
-	g := group{total: int32(s.n), load: s.load}
+	g := group{total: int32(s.hosts), load: s.load}
 	return g.limit(b)
 }
 
@@ -61,6 +66,9 @@ func (s *sum) slots(u int, warm time.Duration) time.Duration {
 
 // cap is the bound of the group's own budget.
 func (s *sum) cap(b *policy.Budget) time.Duration {
+	if s.n == 0 {
+		return 0
+	}
 	least := s.slots(s.limit(b), b.Warm)
 	if !b.Starts.Zero() {
 		least = max(least, s.sliding(b.Starts))
@@ -118,7 +126,7 @@ func bounds(pol *policy.Policy, hosts []Work, waves []WavePlan, from time.Time) 
 	out := []Bound{{Name: "longest", Least: s.all.longest, Why: "the longest single host"}}
 	out = append(out, groupBounds(pol, s)...)
 	if !pol.Down.Zero() {
-		u := pol.Down.Of(s.all.n)
+		u := pol.Down.Of(s.all.hosts)
 		out = append(out, Bound{Name: "unavailable", Least: s.all.slots(u, 0), Why: fmt.Sprintf("%d hosts, %d out at once", s.all.n, u)})
 	}
 	if !pol.Rate.Zero() {

@@ -20,6 +20,8 @@ type Work struct {
 	Order uint64
 	// Out: the host is down already, and stays so.
 	Out bool
+	// Done: it has nothing to do, and only counts in the budgets.
+	Done bool
 }
 
 // Forecast is a rollout played ahead, with no surprises.
@@ -100,7 +102,11 @@ func Ahead(pol *policy.Policy, hosts []Work, from time.Time) Forecast {
 		if !pol.Select.Matches(h.Labels) {
 			continue
 		}
-		run.p.Set(int32(i), Host{Labels: h.Labels, Order: cmp.Or(h.Order, draw(i)), Takes: h.Takes, State: Fit, Out: h.Out})
+		state := Fit
+		if h.Done {
+			state = Had
+		}
+		run.p.Set(int32(i), Host{Labels: h.Labels, Order: cmp.Or(h.Order, draw(i)), Takes: h.Takes, State: state, Out: h.Out})
 	}
 	run.f.Hosts = run.p.Selected()
 	run.play()

@@ -87,6 +87,7 @@ type Planner struct {
 	matched []int
 	out     int
 	chosen  int
+	allWork int64 // seconds
 	starts  window
 	pace    *Pace // of the fleet, nil for none
 	now     time.Time
@@ -169,6 +170,7 @@ func (p *Planner) enqueue(i int32) {
 
 // work adds or takes away what a host that comes or goes has its groups do.
 func (p *Planner) work(x *host, d int) {
+	p.allWork += int64(x.takes) * int64(d)
 	for _, g := range p.groupsOf(x) {
 		p.groups[g].work += int64(x.takes) * int64(d)
 		p.touch(g)

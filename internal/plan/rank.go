@@ -114,9 +114,32 @@ func (b *group) least(spec *policy.Budget) time.Duration {
 	if b.total == 0 {
 		return 0
 	}
-	s := sum{n: int(b.total), total: time.Duration(b.work) * time.Second, load: b.load}
+	s := sum{hosts: int(b.total), n: int(b.total), total: time.Duration(b.work) * time.Second, load: b.load}
 	s.least = s.total / time.Duration(s.n)
 	return s.cap(spec)
+}
+
+// Least is how long the work of all hosts lasts at least from a time on: what
+// the fullest budget, the fleet's own bounds and the windows cost. Hosts that
+// are through or have nothing to do count as if they had it all before them.
+func (p *Planner) Least(from time.Time) time.Duration {
+	if p.chosen == 0 {
+		return 0
+	}
+	all := sum{hosts: p.chosen, n: p.chosen, total: time.Duration(p.allWork) * time.Second}
+	all.least = all.total / time.Duration(all.n)
+	least := all.least
+	if !p.policy.Down.Zero() {
+		least = max(least, all.slots(p.policy.Down.Of(p.chosen), 0))
+	}
+	if !p.policy.Rate.Zero() {
+		least = max(least, all.sliding(p.policy.Rate))
+	}
+	for g := range p.groups {
+		gr := &p.groups[g]
+		least = max(least, gr.least(&p.policy.Budgets[gr.budget]))
+	}
+	return inWindows(p.policy, from, least-all.least, all.least)
 }
 
 // takes is what a host needs, in seconds.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"afloat/internal/control"
@@ -38,6 +39,8 @@ func (s *Server) Rollouts(ctx context.Context) ([]control.Status, error) {
 // Rollout is one rollout with its hosts.
 func (s *Server) Rollout(ctx context.Context, id string) (control.Status, []MemberView, error) {
 	var members []MemberView
+	var owing control.Owing
+	owes := false
 	st, err := ask(ctx, s, func(o *owner) (control.Status, error) {
 		now := time.Now()
 		st, ok := control.StatusOf(o.state, o.view, id, now)
@@ -45,10 +48,14 @@ func (s *Server) Rollout(ctx context.Context, id string) (control.Status, []Memb
 			return st, refuse("afloat rollout list shows what there is", "cannot find rollout %q", id)
 		}
 		members = o.members(o.state.Rollout(id), now)
+		owing, owes = control.Deadlines(o.state, o.view, id, now)
 		return st, nil
 	})
 	if err != nil {
 		return st, nil, err
+	}
+	if owes {
+		st.Debt = s.outlooks.of(owing, time.Now()).Text()
 	}
 	return st, members, nil
 }
@@ -106,7 +113,56 @@ func (s *Server) Explain(ctx context.Context, name string) (ExplainView, error) 
 	if err != nil {
 		return ExplainView{}, err
 	}
-	return ask(ctx, s, func(o *owner) (ExplainView, error) { return o.explain(o.hosts[id], time.Now()), nil })
+	var debt control.Debtor
+	var owing control.Owing
+	v, err := ask(ctx, s, func(o *owner) (ExplainView, error) {
+		if debt = control.DebtOf(o.state, o.view, id); debt.Of != "" {
+			owing, _ = control.Deadlines(o.state, o.view, debt.Of, time.Now())
+		}
+		return o.explain(o.hosts[id], time.Now()), nil
+	})
+	if debt.Since.IsZero() || err != nil {
+		return v, err
+	}
+	why := "it owes a reboot since " + debt.Since.UTC().Format(time.RFC3339)
+	if !debt.Due.IsZero() {
+		why += ", due " + debt.Due.UTC().Format(time.RFC3339)
+		if o := s.outlooks.of(owing, time.Now()); o.IsLate(id) {
+			why += ". " + o.Text()
+		}
+	}
+	v.Reasons = append(v.Reasons, why)
+	return v, nil
+}
+
+// outlooks keeps what was played ahead for a while: a listing that is asked
+// for four times a second need not play a fleet each time.
+type outlooks struct {
+	mu  sync.Mutex
+	all map[string]outlook
+}
+
+type outlook struct {
+	control.Outlook
+	at    time.Time
+	owing control.Owing
+}
+
+// fresh is how long an outlook is good for while nothing else has changed.
+const fresh = 15 * time.Second
+
+func (x *outlooks) of(o control.Owing, now time.Time) control.Outlook {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	last, ok := x.all[o.Of]
+	if !ok || now.Sub(last.at) > fresh || !o.Like(last.owing) {
+		last = outlook{o.Outlook(now), now, o}
+		if x.all == nil {
+			x.all = map[string]outlook{}
+		}
+		x.all[o.Of] = last
+	}
+	return last.Outlook
 }
 
 func (o *owner) explain(h *host, now time.Time) ExplainView {

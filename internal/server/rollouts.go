@@ -57,9 +57,24 @@ func (s *Server) Release(ctx context.Context, who audit.Actor, name, reason stri
 	return err
 }
 
-// Debts lists the hosts that owe a reboot, the longest first.
-func (s *Server) Debts(ctx context.Context) ([]control.Debtor, error) {
-	return ask(ctx, s, func(o *owner) ([]control.Debtor, error) { return control.Ledger(o.state, o.view), nil })
+// DebtView is who owes a reboot, the longest first, and whether they will be in time.
+type DebtView struct {
+	Ledger   []control.Debtor
+	Outlooks []control.Outlook
+}
+
+// Debts lists the hosts that owe a reboot.
+func (s *Server) Debts(ctx context.Context) (DebtView, error) {
+	var owing []control.Owing
+	ledger, err := ask(ctx, s, func(o *owner) ([]control.Debtor, error) {
+		owing = control.Debts(o.state, o.view, time.Now())
+		return control.Ledger(o.state, o.view), nil
+	})
+	v := DebtView{Ledger: ledger}
+	for _, o := range owing { // played here: the owner has other things to do
+		v.Outlooks = append(v.Outlooks, o.Outlook(time.Now()))
+	}
+	return v, err
 }
 
 // Took lists how long actions have taken, by action and class of hardware.

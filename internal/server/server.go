@@ -55,6 +55,7 @@ type Server struct {
 	lease    *store.Lease
 	recorder *recorder
 	owner    *owner
+	outlooks outlooks
 
 	roots []*os.Root
 	lock  *os.File

@@ -71,7 +71,7 @@ func rolloutOf(st control.Status, now time.Time) api.Rollout {
 	r := api.Rollout{ID: st.ID, Name: st.Name, Target: st.Target, State: string(st.Phase), Reason: st.Reason, By: st.By,
 		Started: st.Started, Hosts: st.Selected, Phases: map[string]int{}, Waves: make([]api.Wave, len(st.Waves)),
 		Ended: st.Phase.Over() || st.Phase == rollout.PhaseComplete, Good: st.Phase == rollout.PhaseComplete,
-		Verdict: string(st.Gate.Level)}
+		Verdict: string(st.Gate.Level), Debt: st.Debt}
 	if st.Hold != "" && st.Phase.Open() {
 		r.State, r.Reason = "held", st.Hold
 	}
@@ -126,13 +126,18 @@ func (o *operators) explain(r *http.Request, _ audit.Actor) (any, error) {
 }
 
 func (o *operators) debts(r *http.Request, _ audit.Actor) (any, error) {
-	ledger, err := o.server.Debts(r.Context())
+	v, err := o.server.Debts(r.Context())
 	if err != nil {
 		return nil, err
 	}
-	out := make([]api.Debt, len(ledger))
-	for i, d := range ledger {
-		out[i] = api.Debt{ID: d.Host, Name: d.Name, Kernel: d.Kernel, Hardware: d.Hardware, Since: d.Since, Patches: d.Patches, Due: d.Due, Proven: d.Proven}
+	out := make([]api.Debt, len(v.Ledger))
+	for i, d := range v.Ledger {
+		out[i] = api.Debt{ID: d.Host, Name: d.Name, Kernel: d.Kernel, Hardware: d.Hardware, Since: d.Since, Patches: d.Patches, Due: d.Due, Proven: d.Proven, Rollout: d.Of}
+		for _, x := range v.Outlooks {
+			if x.Of == d.Of && x.IsLate(d.Host) {
+				out[i].Late, out[i].Outlook = true, x.Text()
+			}
+		}
 	}
 	return out, nil
 }
