@@ -34,10 +34,13 @@ func newKernelFetch() *cobra.Command {
 		Short: "Get a kernel's packages from the archive and prepare its source tree, once",
 		Long: `Get image, headers and source of exactly one kernel from Debian's archive, unpack
 them in the cache ($XDG_CACHE_HOME/afloat, else ~/.cache/afloat) and prepare the
-source tree. Nothing is installed, and root is not needed.
+source tree. Nothing is installed, and root is not needed. The source of an rt
+kernel has a patch series on top, which is in the debian.tar of the source package
+only: that is found by the archive's signed index of sources, with apt's own
+repositories, keys and proxies, but without changing apt's lists.
 
-AFLOAT_DEB_DIR, or --debs, names a folder of .deb files to take before asking
-the archive. AFLOAT_KITS names cache folders of others, separated by colons, whose
+AFLOAT_DEB_DIR, or --debs, names a folder of .deb files (and debian.tar files) to
+take before asking the archive. AFLOAT_KITS names cache folders of others, separated by colons, whose
 kits are used as well and never written to.
 
 Exit codes: 0 ready, 5 the archive does not have the kernel or is out of reach, 1
@@ -64,7 +67,7 @@ any other error.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&debs, "debs", os.Getenv("AFLOAT_DEB_DIR"), "folder of .deb files to take before asking the archive")
+	cmd.Flags().StringVar(&debs, "debs", os.Getenv("AFLOAT_DEB_DIR"), "folder of .deb and debian.tar files to take before asking the archive")
 	return cmd
 }
 
@@ -119,13 +122,32 @@ func explainKit(err error) error {
 	if _, ok := errors.AsType[*kit.UnreachableError](err); ok {
 		return withHint(err, "--debs names a folder to take the packages from; what was fetched already is kept")
 	}
-	if _, ok := errors.AsType[*kit.FlavourError](err); ok {
-		return withHint(err, "with a source tree that has the series applied, `afloat kernel add --from DIR...` makes one")
+	if hint := explainSeries(err); hint != "" {
+		return withHint(err, "%s", hint)
 	}
 	if _, ok := errors.AsType[*kit.NotAddedError](err); ok {
 		return withHint(err, "`afloat kernel add --from DIR...` makes its kit, `afloat kernel list` names those that are there")
 	}
 	return err
+}
+
+// explainSeries says what to do where a real-time kernel's patch series cannot
+// be had or applied; "" for other errors.
+func explainSeries(err error) string {
+	const other = "put the file into a folder and name that with --debs"
+	if e, ok := errors.AsType[*kit.NoSourceIndexError](err); ok {
+		return "has another archive the source package? " + other + ": " + e.File
+	}
+	if _, ok := errors.AsType[*kit.SourceGoneError](err); ok {
+		return "where you have it from elsewhere, " + other
+	}
+	if _, ok := errors.AsType[*kit.HashError](err); ok {
+		return "a mirror or proxy on the way changed it or is behind the archive: fetch again, or ask whoever runs it"
+	}
+	if _, ok := errors.AsType[*kit.SeriesError](err); ok {
+		return "with a source tree that has the series applied, `afloat kernel add --from DIR...` makes a kit"
+	}
+	return ""
 }
 
 func newKernelAdd() *cobra.Command {

@@ -35,18 +35,6 @@ func (e *TakenError) Error() string {
 	return fmt.Sprintf("cannot add %s with build id %s: the kit of that name has build id %s", e.Ref, e.New, e.Have)
 }
 
-// realTime is the flavour with another source than linux-source packages carry:
-// in Debian 12 both 6.1 and 6.12 get a patch series that only the source package
-// has, and that changes sched.h and preempt.h among others.
-const realTime = "rt-amd64"
-
-// FlavourError says that the archive has no source for a kernel's flavour.
-type FlavourError struct{ Ref Ref }
-
-func (e *FlavourError) Error() string {
-	return fmt.Sprintf("cannot make a kit for %s: its source has the PREEMPT_RT series, which linux-source-%s does not carry", e.Ref, e.Ref.Series())
-}
-
 // Add makes a kit of a kernel that no archive has, from its parts, under the
 // name local:RELEASE, or local:RELEASE=tag. The parts are copied. Errors are a
 // *MismatchError where they do not belong together, a *TakenError where a kit

@@ -176,16 +176,3 @@ func TestAdd(t *testing.T) {
 		t.Errorf("fetch of a removed local kernel: %v", err)
 	}
 }
-
-func TestRealTimeIsRefusedBeforeAnythingIsFetched(t *testing.T) {
-	for _, name := range []string{"debian:6.1.0-56-rt-amd64", "debian:6.12.117+deb12-rt-amd64"} {
-		ref, err := kit.ParseRef(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = (&kit.Cache{Dir: t.TempDir(), DebDir: t.TempDir()}).Fetch(t.Context(), ref)
-		if _, ok := errors.AsType[*kit.FlavourError](err); !ok || !strings.Contains(err.Error(), "PREEMPT_RT") {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}

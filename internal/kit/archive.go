@@ -43,8 +43,9 @@ func (e *UnreachableError) Unwrap() error { return e.Err }
 // what was asked for, or it is out of reach.
 func Absent(err error) bool {
 	_, gone := errors.AsType[*NotInArchiveError](err)
+	_, file := errors.AsType[*SourceGoneError](err)
 	_, unreachable := errors.AsType[*UnreachableError](err)
-	return gone || unreachable || errors.Is(err, ErrNoArchive)
+	return gone || file || unreachable || errors.Is(err, ErrNoArchive)
 }
 
 // silence is how apt says that a server did not answer, in the words of its http method.
@@ -156,8 +157,9 @@ func missing(ctx context.Context, ref Ref, what string) error {
 type Offer struct {
 	Ref     Ref
 	Package string // version of the image package
-	// Source says that the archive has the same version of its source, without
-	// which no kit can be made; that of the rt flavours is in no package.
+	// Source says that the archive has the same version of its headers and
+	// linux-source, without which no kit can be made. An rt flavour needs a file
+	// of the source package as well, whose index is fetched only with a kit.
 	Source bool
 }
 
@@ -192,7 +194,7 @@ func offers(refs []Ref, madison string) []Offer {
 		if len(images) == 0 {
 			continue
 		}
-		list = append(list, Offer{Ref: r, Package: images[0], Source: r.Flavour() != realTime && slices.Contains(parseMadison(madison, p.source()), images[0]) &&
+		list = append(list, Offer{Ref: r, Package: images[0], Source: slices.Contains(parseMadison(madison, p.source()), images[0]) &&
 			slices.Contains(parseMadison(madison, p.headers()), images[0])})
 	}
 	return list
@@ -291,11 +293,7 @@ func (c *Cache) download(ctx context.Context, p packages, dir string) ([]string,
 }
 
 func aptDownload(ctx context.Context, dir string, ask []string) error {
-	args := []string{"-q", "download"}
-	if os.Geteuid() == 0 { // apt's own user cannot write into this folder, and would say so at length
-		args = append([]string{"-o", "APT::Sandbox::User=root"}, args...)
-	}
-	if _, err := run(ctx, dir, "apt-get", append(args, ask...)...); err != nil {
+	if _, err := run(ctx, dir, "apt-get", append(aptArgs("-q", "download"), ask...)...); err != nil {
 		return fmt.Errorf("download: %w", fromArchive(err))
 	}
 	return nil

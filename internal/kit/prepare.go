@@ -25,8 +25,10 @@ type maker struct {
 	kit   *Kit
 	pkg   packages
 	debs  []string
-	from  string // where the image is from, for errors
-	arch  kernelBanner
+	// series is the path of the source package's debian.tar; "" for flavours without a series.
+	series string
+	from   string // where the image is from, for errors
+	arch   kernelBanner
 }
 
 type kernelBanner struct {
@@ -36,10 +38,7 @@ type kernelBanner struct {
 
 // prepare makes the kit in dir; on success its marker is there.
 func (c *Cache) prepare(ctx context.Context, ref Ref, dir string) error {
-	if ref.Flavour() == realTime {
-		return &FlavourError{Ref: ref}
-	}
-	if err := checkTools(ctx); err != nil {
+	if err := checkTools(ctx, toolsOf(ref)...); err != nil {
 		return err
 	}
 	m := &maker{cache: c, kit: &Kit{Dir: dir, Ref: ref}}
@@ -118,6 +117,11 @@ func (m *maker) download(ctx context.Context) error {
 		return err
 	}
 	var err error
+	if m.kit.Ref.Flavour() == realTime { // first: it is small, and older sources vanish before their packages
+		if m.series, err = m.cache.downloadSeries(ctx, m.kit.Ref, m.pkg, m.path("debs")); err != nil {
+			return err
+		}
+	}
 	m.debs, err = m.cache.download(ctx, m.pkg, m.path("debs"))
 	return err
 }
@@ -159,7 +163,8 @@ func (m *maker) unpackKernel(ctx context.Context) error {
 	return errors.Join(writeAtomic(m.path("vmlinux"), elf), os.RemoveAll(root))
 }
 
-// unpackSource unpacks the tree that linux-source carries as a tarball.
+// unpackSource unpacks the tree that linux-source carries as a tarball, and
+// brings it to what the flavour was built from.
 func (m *maker) unpackSource(ctx context.Context) error {
 	root, src := m.path("source-root"), m.kit.Source()
 	if err := errors.Join(os.RemoveAll(root), os.RemoveAll(src), os.MkdirAll(src, 0o755)); err != nil {
@@ -172,6 +177,11 @@ func (m *maker) unpackSource(ctx context.Context) error {
 	_, err := run(ctx, src, "tar", "--extract", "--use-compress-program=xz -T0", "--strip-components=1", "--file="+tarball)
 	if err != nil {
 		return err
+	}
+	if m.series != "" {
+		if err := m.applySeries(ctx); err != nil {
+			return err
+		}
 	}
 	return errors.Join(os.RemoveAll(root), os.RemoveAll(m.path("debs")))
 }

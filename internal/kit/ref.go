@@ -2,7 +2,7 @@
 // needs: its source tree, configuration, exports, modules and the kernel
 // itself. A kit is a folder; it is made once and then only read.
 //
-// It runs apt-get, dpkg, tar and the kernel's own preparation (make olddefconfig,
+// It runs apt-get, dpkg, tar, patch and the kernel's own preparation (make olddefconfig,
 // make modules_prepare), never as root by itself and never outside the cache
 // folder. Compiling kernel objects is package kbuild's work.
 package kit
@@ -68,7 +68,7 @@ func (r Ref) Series() string {
 
 // Flavour is the part after the ABI number: amd64, cloud-amd64 or rt-amd64.
 func (r Ref) Flavour() string {
-	for _, special := range []string{"-cloud-amd64", "-rt-amd64"} {
+	for _, special := range []string{"-cloud-amd64", "-" + realTime} {
 		if strings.HasSuffix(r.Release, special) {
 			return special[1:]
 		}

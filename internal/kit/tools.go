@@ -18,8 +18,19 @@ func (e *MissingToolsError) Error() string {
 	return "this machine lacks " + strings.Join(e.Tools, ", ")
 }
 
+// tool is a program and the Debian package that brings it.
+type tool struct{ name, pkg string }
+
+// toolsOf are those that only some kernels need.
+func toolsOf(ref Ref) []tool {
+	if ref.Flavour() == realTime {
+		return []tool{{"patch", "patch"}}
+	}
+	return nil
+}
+
 // checkTools returns a *MissingToolsError that names everything missing at once.
-func checkTools(ctx context.Context) error {
+func checkTools(ctx context.Context, more ...tool) error {
 	var missing MissingToolsError
 	need := func(what, pkg string) {
 		missing.Tools = append(missing.Tools, what)
@@ -27,10 +38,10 @@ func checkTools(ctx context.Context) error {
 			missing.Packages = append(missing.Packages, pkg)
 		}
 	}
-	for _, tool := range []struct{ name, pkg string }{
+	for _, tool := range append([]tool{
 		{"apt-get", "apt"}, {"dpkg", "dpkg"}, {"tar", "tar"}, {"xz", "xz-utils"}, {"make", "make"}, {"gcc", "gcc"},
 		{"ld", "binutils"}, {"flex", "flex"}, {"bison", "bison"}, {"bc", "bc"}, {"perl", "perl"},
-	} {
+	}, more...) {
 		if _, err := exec.LookPath(tool.name); err != nil {
 			need(tool.name, tool.pkg)
 		}
