@@ -58,7 +58,7 @@ corpus: setup build ## a live patch from each of 200 files that Debian changed, 
 	bin/afloat lab corpus --sample $(CORPUS_SAMPLE) --seed 1 -o docs/corpus.md
 
 .PHONY: patches
-# The rt kernels are the newest whose source package the archive still has in each of its mirrors.
+# Of the rt kernels the newest whose source package could be had: mirrors drop sources early.
 patches: TEST_KITS += debian:6.12.117+deb12-amd64 debian:6.1.0-53-rt-amd64 debian:6.12.107+deb12-rt-amd64
 patches: setup build kits ## live patches written by hand, one for each feature and each kind of refusal, on several kernels, built and loaded (five minutes)
 	AFLOAT_PATCHES=1 $(GO) test -count=1 -p 1 -timeout 40m -v ./internal/lab/patches ./internal/kit
