@@ -186,7 +186,7 @@ func DebtOf(s *State, v *View, id fleet.HostID) Debtor {
 // their deadline presses.
 func (t *turn) payoffs() {
 	for _, r := range t.s.Rollouts() {
-		if r.Policy.Debt.Reboot == 0 || t.s.payoff(r.ID) != nil {
+		if r.Policy.Debt.Reboot == 0 || t.s.payoff(r.ID) != nil || t.unheard(r) {
 			continue
 		}
 		id := fmt.Sprintf("r%d", len(t.s.order)+1)

@@ -1,10 +1,12 @@
 package control
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"afloat/internal/fleet"
 	"afloat/internal/rollout"
 )
 
@@ -154,6 +156,30 @@ func TestNewLeaderEndsNoWaveUnheard(t *testing.T) {
 	l.tick(time.Minute)
 	if r := l.s.Rollout(id); r.Waves[0].Closed.IsZero() || r.Hold != "" {
 		t.Errorf("it was heard: wave %+v, hold %q", r.Waves[0], r.Hold)
+	}
+	l.checkReplay()
+}
+
+// The reboots that press when a new leader begins wait until it knows who can
+// boot: the sample would hold a dead host, the only one of its class.
+func TestNewLeaderSamplesNobodyUnheard(t *testing.T) {
+	l := newRebootLab(t, 12)
+	l.begin("name: f\ntarget: {live: good}\nwaves: [{size: 50%}, {size: 100%}]\nunavailable: 1\ngate: {control: {size: 10%, by: 72h}}\ndebt: {reboot: within 6h}")
+	l.minutes(5)
+	var dead fleet.HostID
+	for _, id := range l.ids {
+		if l.s.Host(id).Debt != nil {
+			dead = id
+		}
+	}
+	l.v.Enrol(dead, string(dead), fleet.Labels{"hardware": "old"}, fleet.ModeAct)
+	l.hosts[dead].silent = true
+	l.now = l.now.Add(5 * time.Hour)
+	l.restart()
+	l.minutes(10)
+	r := l.s.Rollout("r2")
+	if r == nil || len(r.Sample) == 0 || slices.Contains(r.Sample, dead) {
+		t.Errorf("the payoff is %+v, want one with a sample of hosts that live", r)
 	}
 	l.checkReplay()
 }
