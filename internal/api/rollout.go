@@ -50,6 +50,8 @@ type Rollout struct {
 	// Verdict is what the gate says last, with its reasons.
 	Verdict string   `json:"verdict,omitempty"`
 	Reasons []string `json:"reasons,omitempty"`
+	// Reboot is how soon one must follow by the word of the target's publisher.
+	Reboot string `json:"reboot,omitempty"`
 	// Debt says that the reboots it owes, or pays off, will not be in time, and
 	// what is in the way. Only in a RolloutDetail.
 	Debt string `json:"debt,omitempty"`

@@ -30,6 +30,8 @@ type Options struct {
 	// Name of the patch set, the same for every kernel.
 	Name string
 	CVEs []string
+	// Reboot is how soon one must follow; an earlier bundle may want it sooner.
+	Reboot bundle.Reboot
 	// On, if set, is the bundle whose patches come before Patches.
 	On *Earlier
 	// Patches apply in order; the live patch holds all of them.

@@ -70,7 +70,8 @@ func (e *ClashError) Error() string {
 
 func (e *ClashError) Unwrap() error { return e.ConflictError }
 
-// takeUp puts an earlier bundle's diffs and CVEs before the new ones.
+// takeUp puts an earlier bundle's diffs and CVEs before the new ones, and keeps
+// what it says of reboots.
 func (o *Options) takeUp() error {
 	if o.On == nil {
 		return nil
@@ -90,7 +91,7 @@ func (o *Options) takeUp() error {
 			cves = append(cves, cve)
 		}
 	}
-	o.CVEs = cves
+	o.CVEs, o.Reboot = cves, m.Reboot.Stricter(o.Reboot)
 	return nil
 }
 

@@ -82,6 +82,16 @@ func TestTakeUp(t *testing.T) {
 	if d := cmp.Diff([]string{"CVE-1", "CVE-2", "CVE-3"}, o.CVEs); d != "" {
 		t.Error(d)
 	}
+	if o.Reboot != "" {
+		t.Errorf("reboot %q, nobody wants one", o.Reboot)
+	}
+	m.Reboot = bundle.RebootRequired
+	for _, mine := range []bundle.Reboot{"", bundle.RebootPromptly, bundle.RebootRequired} {
+		o := Options{Kit: o.Kit, On: &Earlier{Manifest: m}, Reboot: mine}
+		if err := o.takeUp(); err != nil || o.Reboot != bundle.RebootRequired {
+			t.Errorf("on one that requires a reboot, %q becomes %q (%v)", mine, o.Reboot, err)
+		}
+	}
 	for name, id := range map[string]kernel.ID{
 		"release": {Release: "6.1.0-y", Version: "#1", BuildID: "aa"}, "build id": {Release: "6.1.0-x", Version: "#1", BuildID: "bb"}, "nothing": {},
 	} {

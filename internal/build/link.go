@@ -218,7 +218,7 @@ func (b *builder) linkNamed(spec klpmod.Spec) (string, []byte, klpmod.Stats, err
 
 func (b *builder) manifest(module string, stats klpmod.Stats) bundle.Manifest {
 	m := bundle.Manifest{
-		Kind: bundle.KindLive, Name: b.Name, CVEs: b.CVEs, Kernel: b.Kit.ID, Module: module, Replace: true,
+		Kind: bundle.KindLive, Name: b.Name, CVEs: b.CVEs, Reboot: b.Reboot, Kernel: b.Kit.ID, Module: module, Replace: true,
 		KlpSymbols: stats.KlpSymbols, Created: b.Now.UTC().Truncate(1e9),
 		Evidence: bundle.Evidence{
 			Kit: b.Kit.Exact(), Compiler: b.Kit.CompilerText, BuildMS: b.Since().Milliseconds(),

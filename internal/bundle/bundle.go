@@ -67,12 +67,43 @@ type Kind string
 // KindLive is a livepatch kernel module.
 const KindLive Kind = "live"
 
+// Reboot is how soon a reboot must follow a live patch, by its publisher's
+// word; "" for when it suits.
+type Reboot string
+
+const (
+	// RebootPromptly: the live patch stops the bug, but memory may be damaged already.
+	RebootPromptly Reboot = "promptly"
+	// RebootRequired: no live patch is enough. A kernel it was made for takes no
+	// later ones: hosts boot another kernel first.
+	RebootRequired Reboot = "required"
+)
+
+// ParseReboot reads what people write; "" is one of them.
+func ParseReboot(s string) (Reboot, error) {
+	switch r := Reboot(s); r {
+	case "", RebootPromptly, RebootRequired:
+		return r, nil
+	}
+	return "", fmt.Errorf("reboot %q: want %s or %s", s, RebootPromptly, RebootRequired)
+}
+
+// Stricter is the stricter of two.
+func (r Reboot) Stricter(o Reboot) Reboot {
+	if r == RebootRequired || o == "" {
+		return r
+	}
+	return o
+}
+
 // Manifest is what the publisher signs.
 type Manifest struct {
 	Kind Kind `json:"kind"`
 	// Name of the patch set this bundle belongs to, the same for every kernel: 2026-11-ext4.
 	Name string   `json:"name"`
 	CVEs []string `json:"cves,omitempty"`
+	// Reboot is how soon one must follow.
+	Reboot Reboot `json:"reboot,omitempty"`
 	// Kernel is the one exact build the payload was made for.
 	Kernel kernel.ID `json:"kernel"`
 	// Module is the payload's kernel module name, as sysfs shows it.
@@ -275,6 +306,9 @@ func (m Manifest) validate() error {
 		return fmt.Errorf("module name %q: want 1 to 55 letters, digits, underscores", m.Module)
 	case m.Size < 0 || m.Size > MaxPayload:
 		return fmt.Errorf("payload size %d", m.Size)
+	}
+	if _, err := ParseReboot(string(m.Reboot)); err != nil {
+		return err
 	}
 	if m.On != "" {
 		if err := m.On.Validate(); err != nil {

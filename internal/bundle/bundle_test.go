@@ -107,6 +107,7 @@ func TestSealRefuses(t *testing.T) {
 		"long module": func(m *Manifest) { m.Module = strings.Repeat("m", 56) },
 		"no build id": func(m *Manifest) { m.Kernel.BuildID = "" },
 		"no version":  func(m *Manifest) { m.Kernel.Version = " " },
+		"reboot":      func(m *Manifest) { m.Reboot = "soon" },
 		"built on":    func(m *Manifest) { m.On = "sha256:1" },
 	} {
 		m := manifest()
@@ -187,4 +188,16 @@ func FuzzKeys(f *testing.F) {
 			t.Errorf("public key of %d bytes", len(k))
 		}
 	})
+}
+
+// TestStricterReboot: of two words about reboots the stricter counts.
+func TestStricterReboot(t *testing.T) {
+	order := []Reboot{"", RebootPromptly, RebootRequired}
+	for i, a := range order {
+		for j, b := range order {
+			if got, want := a.Stricter(b), order[max(i, j)]; got != want {
+				t.Errorf("the stricter of %q and %q is %q, want %q", a, b, got, want)
+			}
+		}
+	}
 }

@@ -25,6 +25,7 @@ const exitSource = 4
 
 type buildFlags struct {
 	key, name, out, debs, on  string
+	reboot                    string
 	check, patchSet           string
 	signKey, signCert         string
 	kernels, cves, publishers []string
@@ -48,11 +49,17 @@ A live patch is cumulative: it must hold the earlier ones as well. --on takes th
 diffs and CVEs of the last bundle for this kernel and puts the new diffs after
 them. The bundle must be signed with the key in use, or with a --publisher-key.
 
+--reboot promptly says that memory may be damaged before the live patch is on:
+hosts that get it boot within 72 hours. --reboot required says that it is not
+enough by itself: their kernel takes no later live patches, hosts boot another
+one. A bundle that is built on another keeps what that one says. The server goes
+by the stricter of this and the policy.
+
 With several --kernel, one bundle is made for each, side by side within the
 machine's cores; %k in the paths of -o and --on stands for the kernel's release.
 A kernel that fails does not stop the others, and the exit code is the worst of
 all, in the order 1, 4, 2, 3, 0. --patch-set names a YAML file that says all this
-once (name, cves, kernels, patches, output, on, check, bootTest); its paths start
+once (name, cves, reboot, kernels, patches, output, on, check, bootTest); its paths start
 at its own folder, and what the command line gives as well goes before it.
 
 Exit codes: 0 built, 1 error, 2 the change cannot be live patched, 3 the diffs
@@ -77,6 +84,7 @@ source does not compile.`,
 	cmd.Flags().StringVar(&f.name, "name", "", "name of the patch set, the same for every kernel (required)")
 	cmd.Flags().StringVarP(&f.out, "output", "o", "", "file to write the bundle to (required); %k stands for the kernel's release")
 	cmd.Flags().StringArrayVar(&f.cves, "cve", nil, "CVE that the patch fixes; may be repeated")
+	cmd.Flags().StringVar(&f.reboot, "reboot", "", "how soon a reboot must follow: promptly or required; default when it suits")
 	cmd.Flags().StringVar(&f.on, "on", "", "bundle to build on: its diffs come first; %k stands for the kernel's release")
 	cmd.Flags().StringArrayVar(&f.publishers, "publisher-key", nil, "public key that may have signed the bundle of --on, besides --key's own; may be repeated")
 	cmd.Flags().StringVar(&f.signKey, "sign-key", "", "key that signs the module for kernels that want it (Secure Boot): a PEM file or a pkcs11: URI")
@@ -100,6 +108,10 @@ func runBuild(cmd *cobra.Command, f buildFlags, files []string) error {
 	if err != nil {
 		return err
 	}
+	reboot, err := bundle.ParseReboot(f.reboot)
+	if err != nil {
+		return withHint(fmt.Errorf("cannot build: %w", err), "leave --reboot out if hosts may boot when it suits")
+	}
 	targets, err := f.targets()
 	if err != nil {
 		return err
@@ -115,7 +127,7 @@ func runBuild(cmd *cobra.Command, f buildFlags, files []string) error {
 	if err != nil {
 		return err
 	}
-	j := buildJob{signer: signer, check: check, flags: f, key: key, inputs: inputs, start: start}
+	j := buildJob{signer: signer, reboot: reboot, check: check, flags: f, key: key, inputs: inputs, start: start}
 	if len(targets) > 1 {
 		return j.runMany(cmd, targets)
 	}
@@ -162,6 +174,7 @@ type buildJob struct {
 	inputs []build.Input
 	check  []byte // the author's check script; nil for none
 	signer *kbuild.ModuleKey
+	reboot bundle.Reboot
 	start  time.Time
 }
 
@@ -198,7 +211,7 @@ func (j buildJob) try(cmd *cobra.Command, t kernelTarget, prefix string) (*build
 		return nil, err
 	}
 	draft, err := build.Make(cmd.Context(), build.Options{
-		Kit: k, Name: f.name, CVEs: f.cves, On: earlier, Patches: j.inputs, Parallel: f.jobs, NoCache: f.noCache,
+		Kit: k, Name: f.name, CVEs: f.cves, Reboot: j.reboot, On: earlier, Patches: j.inputs, Parallel: f.jobs, NoCache: f.noCache,
 		Now: time.Now(), Progress: tell, Signer: j.signer,
 	})
 	if err != nil {

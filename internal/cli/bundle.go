@@ -44,10 +44,10 @@ func newBundleAdd(socket *string) *cobra.Command {
 }
 
 func bundleTable(bundles []api.Bundle) table {
-	t := table{head: []string{"DIGEST", "NAME", "KERNEL", "STATE", "FUNCTIONS", "SIZE", "CVES", "ADDED"}}
+	t := table{head: []string{"DIGEST", "NAME", "KERNEL", "STATE", "FUNCTIONS", "SIZE", "CVES", "REBOOT", "ADDED"}}
 	for _, b := range bundles {
 		t.add(b.Digest.Short(), b.Manifest.Name, b.Manifest.Kernel.String(), b.State, fmt.Sprint(len(b.Manifest.Functions)),
-			fmt.Sprint(b.Size), strings.Join(b.Manifest.CVEs, ","), when(b.Added))
+			fmt.Sprint(b.Size), strings.Join(b.Manifest.CVEs, ","), string(b.Manifest.Reboot), when(b.Added))
 	}
 	return t
 }

@@ -184,6 +184,7 @@ func (i inspection) head(t *table) {
 	}
 	row("name", m.Name)
 	row("cves", strings.Join(m.CVEs, ", "))
+	row("reboot", rebootWords(m.Reboot))
 	row("digest", string(i.Digest))
 	if i.Publisher == "" {
 		row("publisher", "not verified: give --publisher-key")
@@ -207,6 +208,17 @@ func (i inspection) head(t *table) {
 	row("kit", m.Evidence.Kit)
 	row("compiler", m.Evidence.Compiler)
 	row("build", fmt.Sprintf("%.1f s", float64(m.Evidence.BuildMS)/1000))
+}
+
+// rebootWords say what a manifest wants.
+func rebootWords(r bundle.Reboot) string {
+	switch r {
+	case bundle.RebootPromptly:
+		return "promptly: memory may be damaged before the live patch is on"
+	case bundle.RebootRequired:
+		return "required: this kernel takes no later live patches, boot another"
+	}
+	return string(r)
 }
 
 // body adds the lists, one line for each item.

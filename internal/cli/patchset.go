@@ -18,6 +18,7 @@ const maxPatchSet = 1 << 20
 type patchSet struct {
 	Name     string   `yaml:"name"`
 	CVEs     []string `yaml:"cves"`
+	Reboot   string   `yaml:"reboot"`
 	Kernels  []string `yaml:"kernels"`
 	Patches  []string `yaml:"patches"`
 	Output   string   `yaml:"output"`
@@ -43,6 +44,7 @@ func (f *buildFlags) fill(files []string) ([]string, error) {
 		return filepath.Join(filepath.Dir(f.patchSet), path)
 	}
 	f.name = cmp.Or(f.name, set.Name)
+	f.reboot = cmp.Or(f.reboot, set.Reboot)
 	f.out = cmp.Or(f.out, beneath(set.Output))
 	f.on = cmp.Or(f.on, beneath(set.On))
 	f.check = cmp.Or(f.check, beneath(set.Check))

@@ -121,11 +121,12 @@ func until(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// seal KEY OUT NAME RELEASE writes a bundle signed by the key in a PEM file.
+// seal KEY OUT NAME RELEASE [REBOOT] writes a bundle signed by the key in a PEM file.
 func seal(ts *testscript.TestScript, _ bool, args []string) {
 	key, err := bundle.ParsePrivateKey([]byte(ts.ReadFile(args[0])))
 	ts.Check(err)
-	file, err := bundle.Seal(ed25519.PrivateKey(key), bundle.Manifest{Kind: bundle.KindLive, Name: args[2], Module: "afloat_x",
+	reboot := bundle.Reboot(strings.Join(args[4:], ""))
+	file, err := bundle.Seal(ed25519.PrivateKey(key), bundle.Manifest{Kind: bundle.KindLive, Name: args[2], Module: "afloat_x", Reboot: reboot,
 		Kernel: kernel.ID{Release: args[3], Version: "#1 SMP test", BuildID: "00" + args[3]}, Created: time.Unix(0, 0).UTC()}, []byte("payload"))
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), file, 0o644))

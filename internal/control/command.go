@@ -32,6 +32,9 @@ type Command struct {
 	Policy string `json:"policy,omitempty"` // start: the YAML as written
 	// Rollout that is meant; for start Do fills it in.
 	Rollout string `json:"rollout,omitempty"`
+	// Reboot is how soon one must follow by the publisher of the target; for
+	// start Do fills it in.
+	Reboot bundle.Reboot `json:"reboot,omitempty"`
 	// Host that is meant by release.
 	Host   fleet.HostID `json:"host,omitempty"`
 	Reason string       `json:"reason,omitempty"`
@@ -140,7 +143,10 @@ func checkStart(s *State, v *View, c *Command) error {
 	if err := checkTarget(s, v, p.Target); err != nil {
 		return err
 	}
-	c.Rollout = fmt.Sprintf("r%d", len(s.order)+1)
+	c.Rollout, c.Reboot = fmt.Sprintf("r%d", len(s.order)+1), ""
+	if p.Target.Action == policy.Live {
+		c.Reboot = s.urge(v, p.Target.Name)
+	}
 	return nil
 }
 
@@ -234,7 +240,12 @@ func (s *State) applyStart(c Command, at time.Time) error {
 	if err != nil {
 		return fmt.Errorf("start rollout %s: %w", c.Rollout, err)
 	}
-	s.rollouts[c.Rollout] = rollout.New(c.Rollout, c.By, c.Policy, p, at)
+	if c.Reboot != "" {
+		p = p.Prompt()
+	}
+	r := rollout.New(c.Rollout, c.By, c.Policy, p, at)
+	r.Reboot = c.Reboot
+	s.rollouts[c.Rollout] = r
 	s.order = append(s.order, c.Rollout)
 	return nil
 }

@@ -126,6 +126,8 @@ type Status struct {
 	Unfit    map[Kind]int   `json:"unfit,omitempty"`
 	Exposed  int            `json:"exposed"`
 	Crashed  []fleet.HostID `json:"crashed,omitempty"`
+	// Reboot is how soon one must follow by the word of the target's publisher.
+	Reboot bundle.Reboot `json:"reboot,omitempty"`
 	// Debt says that reboots it owes, or pays off, will not be in time; "" while
 	// they will. StatusOf leaves it out: it takes a forecast.
 	Debt  string       `json:"debt,omitempty"`
@@ -155,7 +157,7 @@ func StatusOf(s *State, v *View, id string, now time.Time) (Status, bool) {
 	p := t.planner(r)
 	facts := t.facts(r)
 	st := Status{ID: r.ID, Name: r.Policy.Name, Target: r.Policy.Target.String(), By: r.By, Started: r.Started, Phase: r.Phase,
-		Reason: r.Reason, Hold: r.Hold, Gate: gate.Decide(r.Policy.Gate, facts), Selected: p.Selected(), Exposed: r.Exposure.Exposed, Crashed: facts.Crashed}
+		Reason: r.Reason, Hold: r.Hold, Gate: gate.Decide(r.Policy.Gate, facts), Selected: p.Selected(), Exposed: r.Exposure.Exposed, Crashed: facts.Crashed, Reboot: r.Reboot}
 	for _, b := range p.blocks {
 		if st.Unfit == nil {
 			st.Unfit = map[Kind]int{}

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -109,7 +110,11 @@ func (s *State) choose(v *View, r *rollout.Rollout, id kernel.ID) *choice {
 		return s.chooseAction(p.Target, id)
 	}
 	digest, b := s.chooseBundle(v, p.Target.Name, id)
-	if b != nil && b.Kind == KindKernel && p.Fallback == policy.FallbackReboot {
+	if b == nil {
+		m := v.catalog[digest].Manifest
+		b = cmp.Or(s.bootFirst(v, m, id), tooUrgent(p.Target.Name, m, r.Reboot))
+	}
+	if b != nil && (b.Kind == KindKernel || b.Kind == KindDebt) && p.Fallback == policy.FallbackReboot {
 		return s.chooseAction(policy.Target{Action: policy.Kernel, Name: p.FallbackKernel}, id)
 	}
 	return &choice{task{live: digest}, b}

@@ -110,6 +110,23 @@ func (b *Debt) read(r *rawDebt) (err error) {
 	return err
 }
 
+// Prompt is the policy with its reboots promptly, if they were not due sooner: the
+// publisher of its patch wants that. Of targets other than live patches it is the same.
+func (p *Policy) Prompt() *Policy {
+	if p.Target.Action != Live {
+		return p
+	}
+	out := *p
+	out.Reboot = RebootPromptly
+	switch {
+	case out.Debt.Reboot == 0:
+		out.Debt.Reboot, out.Debt.BootSample, out.Debt.SampleBy = DefaultPromptly, Amount{Share: defaultSample}, DefaultSampleBy
+	case out.Debt.Reboot > DefaultPromptly:
+		out.Debt.Reboot, out.Debt.SampleBy = DefaultPromptly, min(out.Debt.SampleBy, DefaultSampleBy)
+	}
+	return &out
+}
+
 // SampleLabel marks, for the planner alone, the hosts of a boot sample.
 const SampleLabel = "afloat.boot-sample"
 
@@ -130,6 +147,9 @@ func (p *Policy) Payoff() *Policy {
 	out.Gate.Control = Control{}
 	if p.calm != nil { // the patch was urgent, its reboots are not
 		out.Urgency, out.Down, out.Rate, out.Budgets, out.calm = Normal, p.calm.down, p.calm.rate, p.calm.budgets, nil
+	}
+	if !out.bounded() { // the publisher wants reboots of which the policy says nothing
+		out.Down = Amount{Share: DefaultDown}
 	}
 	sample := p.Debt.sample
 	out.Waves = []Wave{

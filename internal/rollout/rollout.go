@@ -23,6 +23,9 @@ type Rollout struct {
 	ID     string `json:"id"`
 	By     string `json:"by"`
 	Source string `json:"source"` // the policy as written
+	// Reboot is how soon one must follow by the publisher of the target: Policy
+	// has it already.
+	Reboot bundle.Reboot `json:"reboot,omitempty"`
 	// Of is the live rollout whose reboots this one pays off, "" for none, and
 	// Sample the hosts that boot first.
 	Of      string         `json:"of,omitempty"`
@@ -89,7 +92,7 @@ func New(id, by, source string, p *policy.Policy, at time.Time) *Rollout {
 // Payoff is the rollout of the reboots that r owes.
 func (r *Rollout) Payoff(id string, sample []fleet.HostID, at time.Time) *Rollout {
 	out := New(id, "the debt of rollout "+r.ID, r.Source, r.Policy.Payoff(), at)
-	out.Of, out.Sample = r.ID, sample
+	out.Of, out.Sample, out.Reboot = r.ID, sample, r.Reboot
 	return out
 }
 
@@ -98,6 +101,9 @@ func (r *Rollout) Restore() error {
 	p, err := policy.Reread([]byte(r.Source))
 	if err != nil {
 		return fmt.Errorf("restore rollout %s: %w", r.ID, err)
+	}
+	if r.Reboot != "" {
+		p = p.Prompt()
 	}
 	if r.Of != "" {
 		p = p.Payoff()
