@@ -238,3 +238,34 @@ func TestStartFromSnapshot(t *testing.T) {
 		keys[r.Key] = true
 	}
 }
+
+// A server that was restarted knows of no host that it lives until it speaks: a
+// dead one gets no order, and the others wait for no more than their own word.
+func TestRestartedServerWaitsToHear(t *testing.T) {
+	s := start(t, t.TempDir(), nil)
+	g, _ := s.readyForRollout(t)
+	dead := s.join(t, enrol.TokenOptions{Mode: fleet.ModeAct})
+	dead.say(t, nil)
+	g.until(t, func() bool { kept, err := s.store.Reports(t.Context()); return err == nil && len(kept) == 2 })
+	s.stop()
+	again := start(t, s.dir, nil)
+	id, err := again.Command(t.Context(), operator, control.Command{Verb: control.Start, Policy: onePolicy})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waits := func(host fleet.HostID) bool {
+		var x control.Explanation
+		if err := tell(t.Context(), again.Server, func(o *owner) { x = control.Explain(o.state, o.view, host, time.Now()) }); err != nil {
+			t.Fatal(err)
+		}
+		return x.Rollout == id && x.Phase == rollout.Waiting && strings.Contains(x.Reason, "not heard yet")
+	}
+	if !waits(g.id) || !waits(dead.id) {
+		t.Error("a host was admitted before it was heard")
+	}
+	g.connect(t, again.url(t))
+	g.until(t, func() bool { d, _ := g.orders(t); return d.Live != "" })
+	if !waits(dead.id) {
+		t.Error("the dead host was admitted")
+	}
+}
