@@ -126,8 +126,13 @@ func (c *checker) moved(id fleet.HostID, m control.Move, at time.Time) {
 	if !rollout.CanMove(from, m.To) && (from != rollout.Soaking || !rollout.CanMove(rollout.Done, m.To)) {
 		c.w.fail("host %s goes from %s to %s", id, from, m.To)
 	}
-	if m.To == rollout.Soaking {
+	switch m.To {
+	case rollout.Soaking:
 		h.applied = at
+	case rollout.Reverting:
+		if m.Act != nil {
+			c.alive(id, m.Rollout, "taken back by an action")
+		}
 	}
 	h.phase, h.rollout = m.To, m.Rollout
 }
@@ -149,15 +154,12 @@ func (c *checker) admitted(id fleet.HostID, h *checked, m control.Move) {
 	if !x.open[m.Wave] && !x.closed[m.Wave] {
 		c.w.fail("host %s is admitted to wave %d, which is not open", id, m.Wave)
 	}
+	c.alive(id, m.Rollout, "admitted")
 	seen, now := c.w.view.Host(id), c.w.at(c.w.now)
 	switch {
 	case seen == nil || seen.Report.Boot == "":
 		c.w.fail("host %s is admitted on no data", id)
 		return
-	case c.unheard(id):
-		c.w.fail("host %s is admitted though it was last heard at %s, and the server leads since %s", id, c.lastHeard(id), c.listens)
-	case c.w.now-c.lastHeard(id) > r.Policy.Timeouts.Silent:
-		c.w.fail("host %s is admitted though truly silent since %s", id, c.lastHeard(id))
 	case now.Sub(seen.Heard) > r.Policy.Timeouts.Silent:
 		c.w.fail("host %s is admitted though silent since %s", id, seen.Heard)
 	case seen.Report.Mode != fleet.ModeAct || seen.Report.Stopped:
@@ -175,6 +177,17 @@ func (c *checker) admitted(id fleet.HostID, h *checked, m control.Move) {
 	}
 	if last := len(h.starts) - 1; last >= 0 && now.Sub(h.starts[last].at) < r.Policy.MinInterval {
 		c.w.fail("host %s is disrupted %s after the last time, at least %s must lie between", id, now.Sub(h.starts[last].at), r.Policy.MinInterval)
+	}
+}
+
+// alive tests that a host told to go down was heard, as the hosts know it.
+func (c *checker) alive(id fleet.HostID, in, what string) {
+	r := c.w.state.Rollout(in)
+	switch last := c.lastHeard(id); {
+	case c.unheard(id):
+		c.w.fail("host %s is %s though it was last heard at %s, and the server leads since %s", id, what, last, c.listens)
+	case r != nil && c.w.now-last > r.Policy.Timeouts.Silent:
+		c.w.fail("host %s is %s though truly silent since %s", id, what, last)
 	}
 }
 

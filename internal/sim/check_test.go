@@ -190,6 +190,13 @@ func TestCheckerSees(t *testing.T) {
 			f.pass(time.Hour)
 		},
 			func(f *forger) { f.admit("a-0") }, "admitted though truly silent since 0s"},
+		{"an action back in silence", "", policy.Rate{}, func(f *forger) {
+			f.admit("a-0")
+			f.host("a-0").given = false
+			f.pass(time.Hour)
+		}, func(f *forger) {
+			f.record(control.Record{Moves: []control.Move{{Rollout: "r1", To: rollout.Reverting, Act: &control.Act{Back: true}, Hosts: []fleet.HostID{"a-0"}}}})
+		}, "host a-0 is taken back by an action though truly silent since 0s"},
 		{"not heard since a failover", "", policy.Rate{}, func(f *forger) {
 			f.admit("a-1")
 			f.host("a-0").die(f.w.shard(0), f.w.now, time.Hour)
