@@ -47,11 +47,12 @@ func DefaultDir() (string, error) {
 
 func (c *Cache) kits() string { return filepath.Join(c.Dir, "kits") }
 
-// dir is the kit's folder. A Ref's parts hold no slash, see ParseRef.
+// dir is the kit's folder. A Ref's parts hold no slash, see ParseRef; nor may the
+// name hold what make reads as its own, such as an equals sign.
 func (c *Cache) dir(ref Ref) string {
 	name := ref.Release
 	if ref.Version != "" {
-		name += "=" + ref.Version
+		name += "@" + ref.Version
 	}
 	return filepath.Join(c.kits(), ref.Distro, name)
 }
@@ -181,7 +182,7 @@ func (c *Cache) List() ([]Entry, error) {
 }
 
 func describe(dir string) Entry {
-	e := Entry{Kernel: filepath.Base(filepath.Dir(dir)) + ":" + filepath.Base(dir), State: "ready", Dir: dir}
+	e := Entry{Kernel: filepath.Base(filepath.Dir(dir)) + ":" + strings.Replace(filepath.Base(dir), "@", "=", 1), State: "ready", Dir: dir}
 	k, err := open(dir)
 	switch {
 	case errors.Is(err, ErrNoKit):

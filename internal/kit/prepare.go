@@ -146,7 +146,7 @@ func (m *maker) unpackKernel(ctx context.Context) error {
 		"boot/config-" + release:                               "config",
 		"boot/vmlinuz-" + release:                              "vmlinuz",
 		"usr/src/linux-headers-" + release + "/Module.symvers": "Module.symvers",
-		"lib/modules/" + release + "/kernel":                   "modules",
+		modulesIn(root, release):                               "modules",
 	} {
 		if err := os.Rename(filepath.Join(root, from), m.path(to)); err != nil {
 			return fmt.Errorf("unpack packages: %w", err)
@@ -161,6 +161,15 @@ func (m *maker) unpackKernel(ctx context.Context) error {
 		return err
 	}
 	return errors.Join(writeAtomic(m.path("vmlinux"), elf), os.RemoveAll(root))
+}
+
+// modulesIn is where an unpacked image has its modules: below /usr since Debian 13.
+func modulesIn(root, release string) string {
+	merged := "usr/lib/modules/" + release + "/kernel"
+	if _, err := os.Stat(filepath.Join(root, merged)); err == nil {
+		return merged
+	}
+	return strings.TrimPrefix(merged, "usr/")
 }
 
 // unpackSource unpacks the tree that linux-source carries as a tarball, and
@@ -196,7 +205,7 @@ func (m *maker) configure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(m.writePahole(was["CONFIG_PAHOLE_VERSION"]),
+	if err := errors.Join(writeStandIns(m.path(standIns), was),
 		os.WriteFile(filepath.Join(m.kit.Source(), ".config"), config, 0o644)); err != nil {
 		return err
 	}
@@ -233,21 +242,6 @@ func (m *maker) explainDrift(ctx context.Context, drift error) error {
 	return drift
 }
 
-// writePahole puts a pahole in place that only tells its version. The
-// configuration depends on the version (structures have fields for BTF), but
-// the program itself runs only when a whole vmlinux or module is linked.
-func (m *maker) writePahole(version string) error {
-	n, err := strconv.Atoi(strings.TrimSpace(version))
-	if err != nil {
-		n = 0 // a kernel without the option does not ask
-	}
-	script := fmt.Sprintf("#!/bin/sh\necho v%d.%d\n", n/100, n%100)
-	if err := os.MkdirAll(m.path("bin"), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(m.path("bin/pahole"), []byte(script), 0o755)
-}
-
 // prepareSource builds the tree's own tools and generated headers.
 func (m *maker) prepareSource(ctx context.Context) error {
 	symvers, err := os.ReadFile(m.kit.Symvers())
@@ -273,11 +267,6 @@ func (m *maker) make(ctx context.Context, args ...string) error {
 	args = append(MakeArgs(m.kit.Dir, compiler, m.kit.Ref.Release), args...)
 	_, err = run(ctx, m.kit.Source(), "make", args...)
 	return err
-}
-
-// MakeArgs are the variables that every make in a kit's tree gets.
-func MakeArgs(dir, compiler, release string) []string {
-	return []string{"CC=" + compiler, "PAHOLE=" + filepath.Join(dir, "bin/pahole"), "KERNELRELEASE=" + release}
 }
 
 // banner reads the kernel's identity, once.
