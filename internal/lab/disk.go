@@ -10,6 +10,10 @@ import (
 	"strings"
 )
 
+// features of the disk, named one by one: the guest's kernel may be older than
+// this machine's e2fsprogs and its defaults, or younger.
+const features = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum"
+
 // makeDisk writes a sparse ext4 image of mb MiB that holds a copy of seed, or
 // nothing when seed is "". mke2fs -d needs neither root nor a loop device.
 func makeDisk(ctx context.Context, path string, mb int, seed string) error {
@@ -17,9 +21,8 @@ func makeDisk(ctx context.Context, path string, mb int, seed string) error {
 	if err != nil {
 		return err
 	}
-	// Debian 12's kernel is older than some options of newer e2fsprogs.
-	args := []string{"-q", "-F", "-t", "ext4", "-O", "^metadata_csum_seed,^orphan_file",
-		"-E", "lazy_itable_init=1,nodiscard,root_owner=0:0"}
+	args := []string{"-q", "-F", "-t", "ext4", "-O", features, "-E",
+		"lazy_itable_init=1,nodiscard,root_owner=0:0"}
 	if seed != "" {
 		args = append(args, "-d", seed)
 	}
