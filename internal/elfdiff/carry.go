@@ -43,7 +43,7 @@ func (c *comparison) carry() {
 	for len(k.todo) > 0 {
 		n := k.todo[0]
 		k.todo = k.todo[1:]
-		n.chunk.Relocs = k.fixups(n, n.refs, false)
+		n.chunk.Relocs = k.fixups(n, append(slices.Clip(n.refs), k.readVariables(n)...), false)
 		k.includeEntries(n)
 	}
 	k.settleBoot()
@@ -226,7 +226,7 @@ func (k *carrier) datum(from *node, r ref) (Target, *Refusal) {
 	case discarded(n.section.Name):
 		return Target{}, &Refusal{Class: ClassInit, Symbol: n.name, Section: n.section.Name,
 			Why: "it is thrown away after boot", Hint: "do not use __init data in code that runs later"}
-	case n.symbol == nil && n.section.Flags&elf.SHF_WRITE != 0:
+	case n.symbol == nil && n.section.Flags&elf.SHF_WRITE != 0 && !sanitizer(n.section.Name):
 		return Target{}, k.reference(from, r, "it refers to unnamed data in "+n.section.Name)
 	case n.symbol != nil && n.staticLocal() && !copied(n.name, n.section.Name) && k.forked(n):
 		return Target{}, &Refusal{Class: ClassStaticLocal, Symbol: n.name, Section: n.section.Name,

@@ -25,12 +25,13 @@ type node struct {
 	data    []byte // nil for SHT_NOBITS
 	refs    []ref
 
-	entries []*entry
-	hooked  bool  // ftrace can redirect the function
-	parent  *node // of a .cold part
-	parts   []*node
-	padding *node // the bytes before the function that the kernel may patch: __pfx_NAME
-	pads    bool  // this is such padding
+	entries   []*entry
+	constants []constant
+	hooked    bool  // ftrace can redirect the function
+	parent    *node // of a .cold part
+	parts     []*node
+	padding   *node // the bytes before the function that the kernel may patch: __pfx_NAME
+	pads      bool  // this is such padding
 
 	pair    *node
 	verdict verdict
@@ -84,6 +85,9 @@ func newGraph(o *Object, sizes kernel.Sizes) *graph {
 	for _, s := range o.Sections {
 		if s.kind == kindTable {
 			g.addEntries(s, sizes)
+		}
+		if s.kind == kindRuntime {
+			g.addConstants(s)
 		}
 	}
 	for _, n := range slices.Clone(g.nodes) {
@@ -282,7 +286,7 @@ func (g *graph) unnamed(s *Section, pos, start, end uint64) *node {
 	case kindConsts:
 		start = pos - pos%s.EntSize
 		end = min(start+s.EntSize, s.Size)
-	case kindIgnored, kindTable:
+	case kindIgnored, kindTable, kindRuntime:
 		return nil
 	}
 	n := g.addNode(s, start, end-start)

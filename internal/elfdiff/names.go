@@ -77,7 +77,7 @@ func copied(name, section string) bool {
 		"__msg", "_key": // NL_SET_ERR_MSG(), regmap_init()
 		return local
 	}
-	return strings.HasPrefix(base, "__UNIQUE_ID_ddebug") || section == ".data.once" || section == "__dyndbg" || section == ".printk_index" ||
+	return strings.HasPrefix(base, "__UNIQUE_ID_ddebug") || sanitizer(section) || section == ".data.once" || section == "__dyndbg" || section == ".printk_index" ||
 		strings.HasPrefix(name, ".L")
 }
 
@@ -102,6 +102,15 @@ func placeholder(name, section string) bool {
 	return section == "__dyndbg" || section == ".printk_index"
 }
 
+// sanitizer says that the section holds what gcc's sanitizer of undefined
+// behaviour (CONFIG_UBSAN) reports a place of the source by, or a type in it. It has
+// no symbols: -fdata-sections gives each a section, numbered through the object.
+func sanitizer(section string) bool {
+	return sanitizerPlace(section) || strings.HasPrefix(section, ".data..Lubsan_type")
+}
+
+func sanitizerPlace(section string) bool { return strings.HasPrefix(section, ".data..Lubsan_data") }
+
 // Kinds of sections, by what a change in them means.
 type sectionKind byte
 
@@ -113,6 +122,7 @@ const (
 	kindConsts                      // merged constants
 	kindTable                       // entries that belong to functions
 	kindSupport                     // code that entries refer to
+	kindRuntime                     // places in functions that boot writes a variable's value to
 	kindRegistry                    // collected by the linker, read at boot or module load
 	kindAuthor                      // what afloat-patch.h says to the builder
 )
@@ -121,12 +131,17 @@ func kindOf(s *Section) sectionKind {
 	switch {
 	case !s.Alloc(), strings.HasPrefix(s.Name, ".discard."), strings.HasPrefix(s.Name, ".note"),
 		s.Name == ".eh_frame", s.Name == ".orc_unwind", s.Name == ".orc_header", s.Name == ".printk_index",
+		// Functions that nothing in one link reaches by a pointer, which boot closes to
+		// such calls. objtool sees a single object here and cannot tell: all stay open.
+		s.Name == ".ibt_endbr_seal",
 		s.Type != 1 && s.Type != 8: // SHT_PROGBITS, SHT_NOBITS
 		return kindIgnored
 	case strings.HasPrefix(s.Name, authorPrefix):
 		return kindAuthor
 	case s.Name == ".altinstr_replacement", s.Name == ".altinstr_aux", s.Name == ".fixup":
 		return kindSupport
+	case runtimeConstants(s.Name):
+		return kindRuntime
 	case isTable(s.Name):
 		return kindTable
 	case s.Code():

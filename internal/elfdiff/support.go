@@ -50,13 +50,17 @@ func (g *graph) addEntries(s *Section, sizes kernel.Sizes) {
 		return
 	}
 	orc := g.orcRecords(s, size)
-	relocs := s.Relocs
+	relocs, data := s.Relocs, s.Data
+	if rest := len(data) % size; rest > 0 {
+		data = slices.Concat(data, make([]byte, size-rest))
+	}
+	fromEntry := s.Name == "__bug_table" && filesFromEntry(s, uint64(size))
 	for off := uint64(0); off < s.Size; off += uint64(size) {
 		n := 0
 		for n < len(relocs) && relocs[n].Offset < off+uint64(size) {
 			n++
 		}
-		e := &entry{table: s.Name, data: s.Data[off : off+uint64(size)]}
+		e := &entry{table: s.Name, data: data[off : off+uint64(size)], fromEntry: fromEntry}
 		if orc != nil {
 			e.orc = orc.at(off / uint64(size))
 		}
@@ -79,7 +83,7 @@ func entrySize(t table, s *Section, sizes kernel.Sizes) (int, error) {
 			return 0, err
 		}
 	}
-	if s.Size%uint64(size) != 0 {
+	if _, whole := t.count(s, size); !whole {
 		return 0, fmt.Errorf("section %s: %d bytes are not whole entries of %d", s.Name, s.Size, size)
 	}
 	return size, nil
@@ -102,7 +106,7 @@ func (g *graph) addEntry(e *entry, s *Section, off uint64, relocs []Reloc) {
 				Hint: "this kernel lays the section out in a way that is not known yet"})
 			return
 		}
-		e.refs = append(e.refs, g.resolve(s, r, off))
+		e.refs = append(e.refs, g.entryRef(e, s, r, off))
 	}
 	e.owner = e.refs[0].node
 	if e.owner == nil {
@@ -163,6 +167,41 @@ func (g *graph) addReplacement(e *entry, relocs []Reloc) {
 	g.addRefs(n)
 	e.replacement = n
 	e.refs[1].node, e.refs[1].addend = n, 0
+}
+
+// entryRef resolves a reference of an entry. Where fields count from the entry's
+// start, not from their own place, the number in the relocation is that much larger.
+func (g *graph) entryRef(e *entry, s *Section, r Reloc, off uint64) ref {
+	if !e.fromEntry {
+		return g.resolve(s, r, off)
+	}
+	r.Addend -= int64(r.Offset - off)
+	out := g.resolve(s, r, off)
+	out.addend += int64(out.off)
+	return out
+}
+
+// filesFromEntry says how a __bug_table refers to the names of source files: up
+// to 5.18 by their distance from the entry, later from the field. The names are
+// whole strings, so only one of both can be meant.
+func filesFromEntry(s *Section, size uint64) bool {
+	found := false
+	for _, r := range s.Relocs {
+		field, to := r.Offset%size, r.Symbol.Section
+		if field == 0 || to == nil || to.kind != kindStrings || !PCRelative(r.Type) {
+			continue
+		}
+		pos := r.Symbol.Value + uint64(r.Addend)
+		if startsString(to, pos) {
+			return false
+		}
+		found = found || startsString(to, pos-field)
+	}
+	return found
+}
+
+func startsString(s *Section, pos uint64) bool {
+	return pos < uint64(len(s.Data)) && (pos == 0 || s.Data[pos-1] == 0)
 }
 
 type records struct {

@@ -22,6 +22,8 @@ type table struct {
 	// compared: an entry that differs makes its function differ. Not so where
 	// entries follow from the code.
 	compared bool
+	// unpadded: the last entry may lack the padding that aligns the next one.
+	unpadded bool
 }
 
 // size returns the bytes of an entry, 0 if unknown.
@@ -30,6 +32,15 @@ func (t table) size(s kernel.Sizes) int {
 		return t.bytes
 	}
 	return *t.field(&s)
+}
+
+// count returns how many entries of a size a section holds, and whether they are whole.
+func (t table) count(s *Section, size int) (n uint64, whole bool) {
+	n, rest := s.Size/uint64(size), s.Size%uint64(size)
+	if rest == 0 {
+		return n, true
+	}
+	return n + 1, t.unpadded && uint64(size)-rest < s.Align
 }
 
 // SetEntrySize says how many bytes an entry of a special section has, where
@@ -55,22 +66,21 @@ func SetEntrySize(s *kernel.Sizes, section string, bytes int) error {
 // tables of x86-64 kernels 5.10 to 6.18, in the order in which a live patch carries them.
 func tables() []table {
 	return []table{
-		{"__mcount_loc", 8, nil, nil, 0, false},
-		{"__patchable_function_entries", 8, nil, nil, 0, false},
-		{"__bug_table", 0, func(s *kernel.Sizes) *int { return &s.BugEntry }, []int{12, 16}, 1, true},
-		{"__ex_table", 0, func(s *kernel.Sizes) *int { return &s.ExceptionTableEntry }, []int{12}, 2, true},
-		{"__jump_table", 0, func(s *kernel.Sizes) *int { return &s.JumpEntry }, []int{16, 24}, 3, true},
-		{".static_call_sites", 0, func(s *kernel.Sizes) *int { return &s.StaticCallSite }, []int{8}, 2, true},
-		{".altinstructions", 0, func(s *kernel.Sizes) *int { return &s.AltInstr }, []int{12, 14, 13}, 2, true},
-		{".parainstructions", 0, func(s *kernel.Sizes) *int { return &s.ParavirtPatchSite }, []int{16}, 1, true},
-		{".smp_locks", 4, nil, nil, 0, true},
-		{".retpoline_sites", 4, nil, nil, 0, true},
-		{".return_sites", 4, nil, nil, 0, true},
-		{".call_sites", 4, nil, nil, 0, true},
-		{".ibt_endbr_seal", 4, nil, nil, 0, true},
-		{".cfi_sites", 4, nil, nil, 0, true},
-		{".kcfi_traps", 4, nil, nil, 0, true},
-		{".orc_unwind_ip", 4, nil, nil, 0, false},
+		{"__mcount_loc", 8, nil, nil, 0, false, false},
+		{"__patchable_function_entries", 8, nil, nil, 0, false, false},
+		{"__bug_table", 0, func(s *kernel.Sizes) *int { return &s.BugEntry }, []int{12, 16}, 1, true, false},
+		{"__ex_table", 0, func(s *kernel.Sizes) *int { return &s.ExceptionTableEntry }, []int{12}, 2, true, false},
+		{"__jump_table", 0, func(s *kernel.Sizes) *int { return &s.JumpEntry }, []int{16, 24}, 3, true, false},
+		{".static_call_sites", 0, func(s *kernel.Sizes) *int { return &s.StaticCallSite }, []int{8}, 2, true, false},
+		{".altinstructions", 0, func(s *kernel.Sizes) *int { return &s.AltInstr }, []int{12, 14, 13}, 2, true, false},
+		{".parainstructions", 0, func(s *kernel.Sizes) *int { return &s.ParavirtPatchSite }, []int{16}, 1, true, true},
+		{".smp_locks", 4, nil, nil, 0, true, false},
+		{".retpoline_sites", 4, nil, nil, 0, true, false},
+		{".return_sites", 4, nil, nil, 0, true, false},
+		{".call_sites", 4, nil, nil, 0, true, false},
+		{".cfi_sites", 4, nil, nil, 0, true, false},
+		{".kcfi_traps", 4, nil, nil, 0, true, false},
+		{".orc_unwind_ip", 4, nil, nil, 0, false, false},
 	}
 }
 
@@ -85,6 +95,8 @@ type entry struct {
 	refs  []ref // offsets count from the entry's start
 	owner *node // the function it is about
 	at    uint64
+	// fromEntry: its references count from its own start, see filesFromEntry.
+	fromEntry bool
 	// orc is the .orc_unwind record that goes with an .orc_unwind_ip entry.
 	orc []byte
 	// replacement is the code that an .altinstructions entry may put in place.
@@ -102,7 +114,7 @@ func inferSize(t table, s *Section) (int, error) {
 		candidates = append(candidates, size)
 	}
 	for _, size := range candidates {
-		if s.Size%uint64(size) == 0 && samePattern(s, uint64(size), t.refs) {
+		if _, whole := t.count(s, size); whole && samePattern(s, uint64(size), t.refs) {
 			return size, nil
 		}
 	}
@@ -119,7 +131,7 @@ func samePattern(s *Section, size uint64, refs int) bool {
 		}
 		pattern = append(pattern, r.Offset)
 	}
-	if len(pattern) < max(1, refs) || uint64(len(pattern))*(s.Size/size) != uint64(len(s.Relocs)) {
+	if len(pattern) < max(1, refs) || uint64(len(pattern))*((s.Size+size-1)/size) != uint64(len(s.Relocs)) {
 		return false
 	}
 	for i, r := range s.Relocs {
