@@ -36,7 +36,7 @@ func TestSignedModule(t *testing.T) {
 			t.Skip(err)
 		}
 	}
-	k := kittest.Open(t, testKernel)
+	k := kittest.Open(t, testKernel())
 	trusted, other := opensslKey(t, "trusted"), opensslKey(t, "other")
 	outs := map[string]*build.Output{"trusted": buildSigned(t, k, &trusted), "other": buildSigned(t, k, &other), "unsigned": buildSigned(t, k, nil)}
 	machine := lab.KernelOf(k)

@@ -38,7 +38,7 @@ type succession struct {
 // one guest for each kernel: what the kernel does when one live patch follows
 // another, and when callbacks run. Docs state these facts; here they are checked.
 func TestSuccession(t *testing.T) {
-	for _, name := range []string{testKernel, "debian:6.12.117+deb12-amd64"} {
+	for _, name := range []string{testKernel(), "debian:6.12.117+deb12-amd64"} {
 		t.Run(strings.TrimPrefix(name, "debian:"), func(t *testing.T) {
 			k := kittest.Open(t, name)
 			if os.Getenv("AFLOAT_PATCHES") == "" {
