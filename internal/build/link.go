@@ -39,7 +39,7 @@ func (b *builder) link(ctx context.Context) (*Draft, error) {
 	name, module, stats, err := b.linkNamed(klpmod.Spec{
 		Targets: targets,
 		Kernel: klpmod.Kernel{
-			Sizes: b.tables.Sizes, Kallsyms: b.tables.Kallsyms, Symvers: b.tables.Symvers,
+			Sizes: b.tables.Sizes, Kallsyms: b.tables.Kallsyms, Symvers: b.tables.Symvers, Sealed: b.tables.Sealed,
 			Modules: modules, Vermagic: b.Kit.Vermagic, Retpoline: retpoline,
 			BuildID: id, BuildIDAddr: idAddr,
 		},

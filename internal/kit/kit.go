@@ -136,6 +136,7 @@ type Tables struct {
 	Kallsyms *kernel.Kallsyms
 	Sizes    kernel.Sizes
 	Symvers  kernel.Symvers
+	Sealed   []uint64 // see kernel.ReadSealed
 }
 
 // Tables parses the kernel's symbol table, types and exports: about 0.1 s.
@@ -150,6 +151,9 @@ func (k *Kit) Tables() (Tables, error) {
 		return Tables{}, fmt.Errorf("read kit %s: %w", k.Ref, err)
 	}
 	if t.Sizes, err = kernel.ParseSizes(f); err != nil {
+		return Tables{}, fmt.Errorf("read kit %s: %w", k.Ref, err)
+	}
+	if t.Sealed, err = kernel.ReadSealed(f); err != nil {
 		return Tables{}, fmt.Errorf("read kit %s: %w", k.Ref, err)
 	}
 	s, err := os.Open(k.Symvers())

@@ -59,6 +59,8 @@ type Kernel struct {
 	Sizes    kernel.Sizes
 	Kallsyms *kernel.Kallsyms
 	Symvers  kernel.Symvers
+	// Sealed are the functions of vmlinux that may not be called by a pointer, see kernel.ReadSealed.
+	Sealed []uint64
 	// Modules are the shipped modules that Targets name.
 	Modules map[string]*kernel.Module
 	// Vermagic and Retpoline as shipped modules carry them.

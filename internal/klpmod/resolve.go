@@ -40,6 +40,7 @@ func (l *linker) resolveAll() {
 		for _, f := range c.Relocs {
 			if f.Target.Symbol != nil {
 				l.resolve(c, f.Target.Symbol)
+				l.checkOpen(c, f)
 			}
 		}
 	}
