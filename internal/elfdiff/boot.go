@@ -2,16 +2,29 @@ package elfdiff
 
 import (
 	"debug/elf"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
 )
 
-// settleBoot decides about the changed functions that run only at boot. Those
-// of the kernel itself have run, and their memory is gone: no live patch can
-// bring their change into this boot. That alone does not speak against the rest
-// of the patch, but it might: the rest may need what the new boot code sets up.
+// bootChange is a change that only boot could bring: of a function that has run,
+// or of a table of what to run.
+type bootChange struct {
+	name, section, source string
+	function              *node   // nil for a table
+	before, after         []*node // what runs of the old version, and of the new
+	tableRefusal          Refusal // of a table, where its change cannot wait
+}
+
+func (k *carrier) bootFunction(n *node) bootChange {
+	return bootChange{name: n.name, section: n.section.Name, source: k.c.patched.object.declared(n.symbol),
+		function: n, before: []*node{n.pair}, after: []*node{n}}
+}
+
+// settleBoot decides about what runs only at boot and has changed. In the kernel
+// itself it has run, and no live patch can bring the change into this boot. That
+// alone does not speak against the rest of the patch, but it might: the rest may
+// need what the new boot code sets up.
 //
 // So the change is left to the next boot, and said to be, only where the object
 // shows two separate changes:
@@ -28,25 +41,44 @@ import (
 //
 // Code in .exit sections of the kernel itself is never called at all.
 func (k *carrier) settleBoot() {
-	for _, n := range k.boot {
-		shared := k.sharedWith(n)
+	for _, b := range k.boot {
+		shared := k.sharedWith(b)
 		if !k.c.opts.BuiltIn || len(k.chunks) == 0 || shared != "" {
-			k.c.refuse(k.bootRefusal(n, shared))
+			k.c.refuse(k.bootRefusal(b, shared))
 			continue
 		}
-		k.c.diff.boot = append(k.c.diff.boot, k.outward(n))
-		k.c.diff.NextBoot = append(k.c.diff.NextBoot, Func{Name: n.pair.name, Size: n.size, Source: k.c.patched.object.declared(n.symbol), Original: n.pair.symbol})
-		k.c.diff.Notes = append(k.c.diff.Notes, fmt.Sprintf("%s runs only at boot and has run: its change takes effect with the next boot of a kernel that has it", n.name))
+		k.c.diff.boot = append(k.c.diff.boot, k.outward(b))
+		k.c.diff.NextBoot = append(k.c.diff.NextBoot, b.later())
+		k.c.diff.Notes = append(k.c.diff.Notes, b.note())
 	}
 }
 
-func (k *carrier) bootRefusal(n *node, shared string) Refusal {
-	r := Refusal{Class: ClassInit, Symbol: n.name, Section: n.section.Name, Source: k.c.patched.object.declared(n.symbol),
-		Why:  "it runs only at boot, at module load or at unload",
-		Hint: "leave this change out: it takes effect with the next kernel; what must happen now belongs into a callback (AFLOAT_CALLBACKS, AFLOAT_IGNORE_FUNCTION)"}
-	if k.c.opts.BuiltIn && len(k.chunks) > 0 {
+func (b bootChange) later() Func {
+	if b.function == nil {
+		return Func{Name: b.name}
+	}
+	return Func{Name: b.function.pair.name, Size: b.function.size, Source: b.source, Original: b.function.pair.symbol}
+}
+
+func (b bootChange) note() string {
+	if b.function == nil {
+		return b.name + " has other entries than the running kernel's: they take effect with the next boot of a kernel that has them"
+	}
+	return b.name + " runs only at boot and has run: its change takes effect with the next boot of a kernel that has it"
+}
+
+func (k *carrier) bootRefusal(b bootChange, shared string) Refusal {
+	r := b.tableRefusal
+	if b.function != nil {
+		r = Refusal{Class: ClassInit, Symbol: b.name, Section: b.section, Source: b.source,
+			Why:  "it runs only at boot, at module load or at unload",
+			Hint: "leave this change out: it takes effect with the next kernel; what must happen now belongs into a callback (AFLOAT_CALLBACKS, AFLOAT_IGNORE_FUNCTION)"}
+	}
+	if k.c.opts.BuiltIn && len(k.chunks) > 0 && shared != "" {
 		r.Why = "it ran at boot in its old form, and the rest of the patch may rely on the new one: both use " + shared
-		r.Hint = "leave this change out if the rest does not need it; what must happen now belongs into a callback (AFLOAT_CALLBACKS, AFLOAT_IGNORE_FUNCTION)"
+		if b.function != nil {
+			r.Hint = "leave this change out if the rest does not need it; what must happen now belongs into a callback (AFLOAT_CALLBACKS, AFLOAT_IGNORE_FUNCTION)"
+		}
 	}
 	return r
 }
@@ -60,32 +92,40 @@ type bootCode struct {
 }
 
 // outward lists the names by which boot code and other objects may know the same.
-func (k *carrier) outward(n *node) bootCode {
-	b := bootCode{name: n.name, variables: map[string]bool{}, functions: map[string]bool{}}
-	b.refusal = k.bootRefusal(n, "")
-	for _, r := range []*reach{newReach(false), newReach(true)} {
-		if r.patched {
-			r.enter(n)
-		} else {
-			r.enter(n.pair)
-		}
+func (k *carrier) outward(b bootChange) bootCode {
+	out := bootCode{name: b.name, variables: map[string]bool{}, functions: map[string]bool{}}
+	out.refusal = k.bootRefusal(b, "")
+	before, after := b.reach()
+	for _, r := range []*reach{before, after} {
 		for id, name := range r.led {
 			node, ok := id.(*node)
 			switch {
 			case !ok:
-				b.variables[name] = true
+				out.variables[name] = true
 			case node.symbol == nil || node.symbol.Local():
 			case node.function():
-				b.functions[node.name] = true
+				out.functions[node.name] = true
 			case node.variable():
-				b.variables[node.name] = true
+				out.variables[node.name] = true
 			}
 		}
 		for name := range r.calls {
-			b.functions[name] = true
+			out.functions[name] = true
 		}
 	}
-	return b
+	return out
+}
+
+// reach follows the old version and the new one.
+func (b bootChange) reach() (before, after *reach) {
+	before, after = newReach(false), newReach(true)
+	for _, n := range b.before {
+		before.enter(n)
+	}
+	for _, n := range b.after {
+		after.enter(n)
+	}
+	return before, after
 }
 
 // SettleBoot compares the boot code that one object's Diff leaves to the next
@@ -130,15 +170,14 @@ func gone(section string) bool {
 	return strings.HasPrefix(section, ".init.") || strings.HasPrefix(section, ".exit.")
 }
 
-// sharedWith names something that a function of boot code and the carried code
-// have in common, or returns "".
-func (k *carrier) sharedWith(boot *node) string {
-	if strings.HasPrefix(boot.section.Name, ".exit.") && strings.HasPrefix(boot.pair.section.Name, ".exit.") {
+// sharedWith names something that boot code and the carried code have in
+// common, or returns "".
+func (k *carrier) sharedWith(b bootChange) string {
+	if f := b.function; f != nil && strings.HasPrefix(f.section.Name, ".exit.") && strings.HasPrefix(f.pair.section.Name, ".exit.") {
 		return ""
 	}
-	before, after, carried := newReach(false), newReach(true), newReach(true)
-	before.enter(boot.pair)
-	after.enter(boot)
+	before, after := b.reach()
+	carried := newReach(true)
 	for _, n := range k.c.patched.nodes {
 		if !n.function() || n.chunk == nil || n.pads {
 			continue

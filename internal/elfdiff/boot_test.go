@@ -118,6 +118,58 @@ func TestCompareBootCode(t *testing.T) {
 	}
 }
 
+// Entries that are new in a table which the kernel reads at boot may wait for
+// the next one, where nothing else of the patch can tell.
+func TestCompareBootTables(t *testing.T) {
+	const fixups = `
+		#define FIXUP(device, hook) asm(".pushsection .pci_fixup_header,\"a\"\n.balign 16\n.short 1," #device "\n.long 0,0\n.long " #hook " - .\n.popsection");
+		#define USED __attribute__((used))
+		static long work, limit;
+		static USED void quirk(int *dev) { dev[1] = queue(&queue_a, &work); }
+		static USED void other(int *dev) { limit = dev[1]; }
+		FIXUP(2, quirk) FIXUP(3, quirk)
+	`
+	for _, tt := range []struct {
+		name, source, old, new string
+		module                 bool
+		why                    string // of the refusal
+	}{
+		{name: "a new device", source: `int f(int a) { return a * 35; }`, old: "FIXUP(3, quirk)", new: "FIXUP(3, quirk) FIXUP(4, quirk)"},
+		{name: "a device is gone", source: `int f(int a) { return a * 35; }`, old: "FIXUP(3, quirk)", new: ""},
+		{name: "the table is new", source: `int f(int a) { return a * 35; } static USED int boot(char *s) { return work; }`, old: "FIXUP(3, quirk)",
+			new: `FIXUP(3, quirk) asm(".pushsection .init.setup,\"a\"\n.quad 0, boot, 0\n.popsection");`},
+		{name: "the hook is replaced", source: `int f(int a) { return a * 35; }`, old: "quirk(int *dev) { dev[1] =", new: "quirk(int *dev) { dev[2] ="},
+		{name: "the hook of a new device is replaced", source: `int f(int a) { return a * 35; } FIXUP(9, quirk)`, old: "FIXUP(2, quirk)",
+			new: `FIXUP(8, f)`, why: "both use f"},
+		{name: "a variable of both", source: `int f(int a) { return a * 35 + limit; }`, old: "FIXUP(2, quirk)", new: `FIXUP(2, other)`, why: "both use limit"},
+		{name: "nothing else", source: `int f(int a) { return a * 34; }`, old: "FIXUP(2, quirk)", new: `FIXUP(2, other)`, why: "the running kernel has its list already"},
+		{name: "a module", module: true, source: `int f(int a) { return a * 35; }`, old: "FIXUP(2, quirk)", new: `FIXUP(2, other)`, why: "the running kernel has its list already"},
+		{name: "a hook of another object", source: `int f(int a) { return a * 35; }`, old: "FIXUP(2, quirk)", new: `FIXUP(2, printk)`, why: "the running kernel has its list already"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			source := bootPrelude + fixups + tt.source
+			patched := strings.NewReplacer("35", "37", tt.old, tt.new).Replace(source)
+			d, err := Compare(read(t, compile(t, source)), read(t, compile(t, patched)), Options{BuiltIn: !tt.module})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tt.why != "" {
+				if len(d.Refusals) != 1 || d.Refusals[0].Class != ClassInit || !strings.Contains(d.Refusals[0].Why, tt.why) {
+					t.Fatalf("refused %v, want one that says %q", d.Refusals, tt.why)
+				}
+				return
+			}
+			if len(d.Refusals) > 0 {
+				t.Fatalf("refused %v", d.Refusals)
+			}
+			if tt.name != "the hook is replaced" && (len(d.NextBoot) != 1 || len(d.Notes) == 0 || !strings.Contains(d.Notes[0], "they take effect with the next boot")) {
+				t.Errorf("next boot %v, notes %q", d.NextBoot, d.Notes)
+			}
+		})
+	}
+}
+
 // The rest of the patch may be in another object.
 func TestSettleBoot(t *testing.T) {
 	boot := `int local(int a) { return a * 35; } long limit; extern int setup(void); __init int boot(void) { limit = 7; counter = 8; return setup(); }`

@@ -16,12 +16,12 @@ type carrier struct {
 	externals map[string]*External
 	originals map[string]*Symbol // undefined symbols of the original object by name
 	todo      []*node
-	boot      []*node // changed functions that run only at boot
-	terminal  []byte  // ORC record that ends a function
+	boot      []bootChange
+	terminal  []byte // ORC record that ends a function
 }
 
 func (c *comparison) carry() {
-	k := &carrier{c: c, literals: map[string]*Chunk{}, externals: map[string]*External{}, originals: map[string]*Symbol{}}
+	k := &carrier{c: c, boot: c.boot, literals: map[string]*Chunk{}, externals: map[string]*External{}, originals: map[string]*Symbol{}}
 	for _, s := range c.orig.object.Symbols {
 		if s.Undefined() && s.Name != "" {
 			k.originals[s.Name] = s
@@ -34,7 +34,7 @@ func (c *comparison) carry() {
 		}
 		switch {
 		case n.verdict == changed && bootOnly(n):
-			k.boot = append(k.boot, n)
+			k.boot = append(k.boot, k.bootFunction(n))
 		case n.verdict == changed && k.replaceable(n), n.verdict == fresh && !n.symbol.Local() && !discarded(n.section.Name):
 			k.include(n)
 		}

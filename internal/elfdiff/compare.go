@@ -46,6 +46,7 @@ type comparison struct {
 	equal         map[[2]*node]bool // results for nodes compared by content; true while at work
 	carrier       *carrier
 	callbacks     []*node // the sets of Diff.Callbacks
+	boot          []bootChange
 }
 
 func (c *comparison) refuse(r Refusal) { c.refusals = append(c.refusals, r) }
@@ -269,7 +270,7 @@ func (c *comparison) checkRegistries() {
 	after := registries(c.patched)
 	for _, name := range sortedKeys(after) {
 		if !c.sameRegistry(before[name], after[name]) && !c.diff.Waived(IgnoreSection, name) {
-			c.refuse(registryRefusal(name, before[name], after[name]))
+			c.changedRegistry(name, before[name], after[name])
 		}
 	}
 	for _, name := range sortedKeys(before) {
@@ -277,11 +278,19 @@ func (c *comparison) checkRegistries() {
 		case after[name] != nil:
 		case exports(name):
 			c.diff.Notes = append(c.diff.Notes, fmt.Sprintf("the export in %s is removed by the patch and stays in the running kernel", name))
-		case c.diff.Waived(IgnoreSection, name):
-		default:
-			c.refuse(registryRefusal(name, before[name], nil))
+		case !c.diff.Waived(IgnoreSection, name):
+			c.changedRegistry(name, before[name], nil)
 		}
 	}
+}
+
+// changedRegistry refuses a change, or leaves it for settleBoot to judge.
+func (c *comparison) changedRegistry(name string, before, after []*Section) {
+	if b, ok := c.tableChange(name, before, after); ok {
+		c.boot = append(c.boot, b)
+		return
+	}
+	c.refuse(registryRefusal(name, before, after))
 }
 
 // registries are the sections of that kind by name, without empty ones, and

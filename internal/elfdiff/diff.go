@@ -31,7 +31,7 @@ type Diff struct {
 	Special map[string]int `json:"special"`
 	// Externals are the symbols of the running kernel that the carried code refers to, by name.
 	Externals []*External `json:"klp"`
-	// NextBoot are changed functions that run only at boot and have run. The live
+	// NextBoot are changed functions, and tables of functions, that only boot runs. The live
 	// patch does without their change, which the rest does not rely on.
 	NextBoot []Func `json:"next_boot,omitempty"`
 	// Callbacks, States and Waivers are what the author says in afloat-patch.h's words, by line.
