@@ -313,6 +313,9 @@ func (b *builder) compare(ctx context.Context) error {
 		differ = append(differ, p)
 	}
 	b.parts = differ
+	if len(refusals) == 0 {
+		refusals = elfdiff.Uncalled(b.diffs())
+	}
 	switch {
 	case len(refusals) > 0:
 		return &elfdiff.RefusedError{Refusals: refusals}

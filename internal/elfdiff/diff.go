@@ -160,6 +160,8 @@ const (
 	ClassStaticCall Class = "static-call"
 	// ClassSymbol: a symbol that the running kernel does not have, or has more than once.
 	ClassSymbol Class = "symbol"
+	// ClassUncalled: new code that nothing in the running kernel would call.
+	ClassUncalled Class = "uncalled"
 	// ClassProof: the original object is not the code that runs.
 	ClassProof Class = "proof"
 )

@@ -65,3 +65,20 @@ func (c *comparison) note() {
 		}
 	}
 }
+
+// Uncalled refuses the new functions of a patch that replaces none: nothing that
+// runs leads to them. As a rule the change of their callers is missing.
+func Uncalled(diffs []*Diff) []Refusal {
+	var out []Refusal
+	for _, d := range diffs {
+		if len(d.Changed)+len(d.Callbacks) > 0 {
+			return nil
+		}
+		for _, f := range d.New {
+			out = append(out, Refusal{Class: ClassUncalled, Symbol: f.Name, Source: f.Source,
+				Why:  "it is new, and the patch replaces no function that could call it",
+				Hint: "add the change of its callers, which may be in another file, to the patch"})
+		}
+	}
+	return out
+}

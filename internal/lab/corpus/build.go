@@ -71,6 +71,10 @@ func (r *run) explain(ctx context.Context, result *Result, in build.Input, err e
 	}
 	if refused, ok := errors.AsType[*elfdiff.RefusedError](err); ok {
 		result.Outcome, result.Refusals = Refused, refused.Refusals
+		if result.refusedFor(elfdiff.ClassUncalled) {
+			result.Outcome, result.Detail, result.Refusals = Alone, refused.Refusals[0].String(), nil
+			return
+		}
 		if result.Code, err = r.changesCode(ctx, in); err != nil {
 			result.Outcome, result.Detail = Failed, err.Error()
 		}

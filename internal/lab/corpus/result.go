@@ -23,7 +23,8 @@ const (
 	Built Outcome = "built"
 	// Unchanged: the kernel's objects are the same before and after.
 	Unchanged Outcome = "unchanged"
-	// Alone: the file does not compile without the other files of its version.
+	// Alone: the file does not compile without the other files of its version, or
+	// nothing calls what is new in it.
 	Alone Outcome = "alone"
 	// Refused: it cannot be live patched, with the reasons.
 	Refused Outcome = "refused"

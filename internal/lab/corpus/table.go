@@ -93,7 +93,7 @@ func (r *Report) Markdown(now time.Time) string {
 	b.WriteString("For each file, the difference of that file alone is the patch. Each built module was loaded into the kernel in QEMU,\n" +
 		"made its transition, was disabled and unloaded; a warning of the kernel would count as an error. `make corpus` repeats it.\n\n")
 	fmt.Fprintf(&b, "| what became of the file | files |\n|---|---:|\n")
-	fmt.Fprintf(&b, "| does not compile without the other files of its version | %d |\n", f.Alone)
+	fmt.Fprintf(&b, "| does not compile, or is never called, without the other files of its version | %d |\n", f.Alone)
 	fmt.Fprintf(&b, "| compiles, and no object changes | %d |\n", f.Unchanged)
 	fmt.Fprintf(&b, "| refused: only data initialisers, or code of boot, load or unload | %d |\n", f.BootOnly)
 	fmt.Fprintf(&b, "| refused: code, but with such initialisers, such code or another layout of a type | %d |\n", f.Mixed)
