@@ -53,6 +53,18 @@ func (k *carrier) settleBoot() {
 	}
 }
 
+// settleExports leaves new exports out. Where there is nothing else, somebody
+// wants just them.
+func (k *carrier) settleExports() {
+	for _, r := range k.c.added {
+		if len(k.chunks) == 0 {
+			k.c.refuse(r)
+			continue
+		}
+		k.c.diff.Notes = append(k.c.diff.Notes, "the new export in "+r.Section+" is left out: no module of the running kernel knows of it")
+	}
+}
+
 func (b bootChange) later() Func {
 	if b.function == nil {
 		return Func{Name: b.name}

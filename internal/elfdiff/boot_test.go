@@ -221,3 +221,35 @@ func TestCompareTypeNumbers(t *testing.T) {
 	}
 	sameNames(t, "changed", names(d.Changed), []string{"f"})
 }
+
+// A new export may be left out beside a fix; an export that is another one may not.
+func TestCompareExports(t *testing.T) {
+	const one = `asm(".pushsection .export_symbol,\"a\"\n.asciz \"GPL\"\n.asciz \"\"\n.balign 8\n.quad f\n.popsection");`
+	const two = `asm(".pushsection .export_symbol,\"a\"\n.asciz \"\"\n.asciz \"\"\n.balign 8\n.quad g\n.popsection");`
+	const own = `__attribute__((section("___ksymtab+g"), used)) static void *exported = g;`
+	for _, tt := range []struct {
+		name, before, after string
+		refused             bool
+	}{
+		{name: "one more in the list of all", before: one, after: one + two},
+		{name: "one more, in front", before: one, after: two + one},
+		{name: "one more, with a section of its own", before: one, after: one + own},
+		{name: "another licence", before: one, after: strings.Replace(one, "GPL", "", 1) + two, refused: true},
+		{name: "another symbol", before: one, after: two, refused: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			const code = prelude + `int f(int a) { return a * 35; } int g(int a) { return a * 3; }`
+			d := diff(t, code+tt.before, strings.Replace(code, "35", "37", 1)+tt.after)
+			if tt.refused {
+				if len(d.Refusals) != 1 || d.Refusals[0].Class != ClassExport {
+					t.Errorf("refused %v, want the export", d.Refusals)
+				}
+				return
+			}
+			if len(d.Refusals) > 0 || len(d.Changed) != 1 || len(d.Notes) != 1 || !strings.Contains(d.Notes[0], "is left out") {
+				t.Errorf("refused %v, changed %v, notes %q", d.Refusals, names(d.Changed), d.Notes)
+			}
+		})
+	}
+}

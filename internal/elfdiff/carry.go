@@ -47,6 +47,7 @@ func (c *comparison) carry() {
 		k.includeEntries(n)
 	}
 	k.settleBoot()
+	k.settleExports()
 	c.carrier = k
 }
 

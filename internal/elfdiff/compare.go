@@ -47,6 +47,7 @@ type comparison struct {
 	carrier       *carrier
 	callbacks     []*node // the sets of Diff.Callbacks
 	boot          []bootChange
+	added         []Refusal // of new exports, which stand if they are all that changed
 }
 
 func (c *comparison) refuse(r Refusal) { c.refusals = append(c.refusals, r) }
@@ -288,6 +289,10 @@ func (c *comparison) checkRegistries() {
 func (c *comparison) changedRegistry(name string, before, after []*Section) {
 	if b, ok := c.tableChange(name, before, after); ok {
 		c.boot = append(c.boot, b)
+		return
+	}
+	if exports(name) && c.onlyAdds(before, after) {
+		c.added = append(c.added, registryRefusal(name, before, after))
 		return
 	}
 	c.refuse(registryRefusal(name, before, after))

@@ -134,3 +134,42 @@ func (r row) targets() []*node {
 	}
 	return out
 }
+
+// onlyAdds says that every export of before is among those of after, as it was.
+// Modules were linked against those; none knows of what is new.
+func (c *comparison) onlyAdds(before, after []*Section) bool {
+	was, ok := c.orig.exportRows(before)
+	is, known := c.patched.exportRows(after)
+	for _, o := range was {
+		i := slices.IndexFunc(is, func(n row) bool { return c.sameRow(o, n) })
+		if i < 0 {
+			return false
+		}
+		is = slices.Delete(is, i, i+1)
+	}
+	return ok && known && len(is) > 0
+}
+
+// exportRows cuts export sections into what each holds up to the reference to
+// its symbol; false if they cannot be cut. Up to 6.3 each symbol has a section
+// of its own.
+func (g *graph) exportRows(sections []*Section) (out []row, ok bool) {
+	for _, s := range sections {
+		start := uint64(0)
+		for _, rel := range s.Relocs {
+			end := rel.Offset + Width(rel.Type)
+			if s.Data == nil || rel.Offset < start || end > s.Size || len(out) == maxRows {
+				return nil, false
+			}
+			out = append(out, row{data: s.Data[start:end], refs: []ref{g.resolve(s, rel, start)}})
+			start = end
+		}
+		if s.Data == nil {
+			return nil, false
+		}
+		if start < s.Size {
+			out = append(out, row{data: s.Data[start:]})
+		}
+	}
+	return out, true
+}
