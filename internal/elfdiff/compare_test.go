@@ -432,6 +432,24 @@ func TestCompareNewHelper(t *testing.T) {
 	checkChunks(t, d)
 }
 
+// Static constants of one name are told apart by what they hold, whatever their order of use.
+func TestCompareStaticConstants(t *testing.T) {
+	body := `static int one(int a) { static const int ids[] = {1, 2, 3}; return ids[a & 3]; }
+		static int two(int a) { static const int ids[] = {4, 5, 6, 7}; return ids[a & 3]; }
+		int f(int a) { return one(a) * 35 + two(a); }`
+	patched := strings.Replace(body, "one(a) * 35 + two(a)", "two(a) * 37 + one(a)", 1)
+	d := diff(t, prelude+body, prelude+patched)
+	if len(d.Refusals) > 0 {
+		t.Fatalf("refused %v", d.Refusals)
+	}
+	sameNames(t, "changed", names(d.Changed), []string{"f"})
+	sameNames(t, "data", dataNames(d.Data), nil)
+	d = diff(t, prelude+body, prelude+strings.Replace(patched, "4, 5, 6", "4, 5, 9", 1))
+	if len(d.Refusals) != 1 || d.Refusals[0].Class != ClassData {
+		t.Errorf("refused %v, want the constant that changed", d.Refusals)
+	}
+}
+
 // The state of a static variable is that of the same function, whatever the compiler calls it.
 func TestCompareStaticLocalByUse(t *testing.T) {
 	body := `int f(int a) { static int count = 3; count += a; return printk("f%d", count) + 1; }

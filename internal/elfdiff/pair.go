@@ -1,6 +1,7 @@
 package elfdiff
 
 import (
+	"debug/elf"
 	"slices"
 	"strings"
 )
@@ -10,13 +11,16 @@ type pairing struct {
 	orig, patched *graph
 	// torn holds the base names of static variables whose uses contradict each other.
 	torn map[string]bool
+	// constant holds those of both objects that byContent has paired.
+	constant map[*node]bool
 }
 
 // newPairing pairs the named nodes.
 func newPairing(orig, patched *graph) *pairing {
-	p := &pairing{orig: orig, patched: patched, torn: map[string]bool{}}
+	p := &pairing{orig: orig, patched: patched, torn: map[string]bool{}, constant: map[*node]bool{}}
 	p.byExactName()
 	p.byBaseName()
+	p.byContent()
 	p.byUse()
 	p.byScope()
 	return p
@@ -88,6 +92,33 @@ func (p *pairing) byBaseName() {
 		}
 	}
 }
+
+// byContent pairs static constants that hold the same: without a state, any of
+// them is as good as any other. A function that became another one may use them
+// in another order, which would mislead byUse.
+func (p *pairing) byContent() {
+	theirs := map[string][]*node{}
+	for _, o := range p.orig.nodes {
+		if o.pairable() && o.staticLocal() && o.constant() {
+			theirs[baseName(o.name)] = append(theirs[baseName(o.name)], o)
+		}
+	}
+	judge := &comparison{equal: map[[2]*node]bool{}}
+	for _, n := range p.patched.nodes {
+		if !n.pairable() || !n.staticLocal() || !n.constant() {
+			continue
+		}
+		same := func(o *node) bool { return o.pair == nil && alike(o, n) && judge.sameContent(o, n) }
+		if i := slices.IndexFunc(theirs[baseName(n.name)], same); i >= 0 {
+			o := theirs[baseName(n.name)][i]
+			pairNodes(o, n)
+			p.constant[o], p.constant[n] = true, true
+		}
+	}
+}
+
+// constant says that no code can change what the node holds.
+func (n *node) constant() bool { return n.section.Flags&elf.SHF_WRITE == 0 && n.data != nil }
 
 // byUse pairs static variables: what a function's variable is called depends
 // on the order of all others in the file, so the only evidence is that paired
@@ -161,7 +192,7 @@ func (p *pairing) elect(n *node, votes, back map[*node]map[*node]bool) bool {
 
 // collect lets a pair vote for the static variables it uses.
 func (p *pairing) collect(o, n *node, votes, back map[*node]map[*node]bool) {
-	theirs, mine := statics(o), statics(n)
+	theirs, mine := p.statics(o), p.statics(n)
 	for base, ns := range mine {
 		os := theirs[base]
 		if len(os) != len(ns) {
@@ -182,13 +213,13 @@ func vote(votes map[*node]map[*node]bool, from, to *node) {
 }
 
 // statics lists the static variables that a function and its parts use, by
-// base name, in the order of first use.
-func statics(n *node) map[string][]*node {
+// base name, in the order of first use, without those that byContent has paired.
+func (p *pairing) statics(n *node) map[string][]*node {
 	var out map[string][]*node
 	for _, part := range n.unit() {
 		for _, r := range part.refs {
 			v := r.node
-			if v == nil || v.symbol == nil || !v.staticLocal() || copied(v.name, v.section.Name) {
+			if v == nil || v.symbol == nil || !v.staticLocal() || copied(v.name, v.section.Name) || p.constant[v] {
 				continue
 			}
 			if out == nil {
