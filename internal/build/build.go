@@ -219,7 +219,23 @@ func (b *builder) plan(ctx context.Context) error {
 	if len(b.units) == 0 {
 		return ErrUnchanged
 	}
-	return nil
+	return b.refuseHookless()
+}
+
+// refuseHookless refuses a patch of which no object has entry hooks, before
+// anything is compiled: nothing in it could be redirected. Its callbacks could
+// still be called.
+func (b *builder) refuseHookless() error {
+	var refusals []elfdiff.Refusal
+	for _, u := range b.units {
+		if u.Hooked() || bytes.Contains(b.applied.Files[u.Source], []byte("afloat-patch.h")) {
+			return nil
+		}
+		refusals = append(refusals, elfdiff.Refusal{Class: elfdiff.ClassNoHook, Symbol: u.Source,
+			Why:  "the kernel builds this file without entry hooks, so nothing in it can be redirected",
+			Hint: "change the functions of other files that call it instead, or leave the change to the next kernel"})
+	}
+	return &elfdiff.RefusedError{Refusals: refusals}
 }
 
 // addIncluders adds the objects whose sources include a changed file and differ

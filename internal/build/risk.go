@@ -68,17 +68,9 @@ func (b *builder) weigh(m *bundle.Manifest, modules map[string]*kernel.Module) e
 }
 
 func (b *builder) shippedModule(name string) (*elfdiff.Object, error) {
-	path, err := b.Kit.Module(name)
+	file, err := b.Kit.ModuleFile(name)
 	if err != nil {
 		return nil, err
-	}
-	packed, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("read module: %w", err)
-	}
-	file, err := kernel.Decompress(packed)
-	if err != nil {
-		return nil, fmt.Errorf("read module %s: %w", name, err)
 	}
 	object, err := elfdiff.Read(bytes.NewReader(file))
 	if err != nil {

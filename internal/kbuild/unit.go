@@ -11,6 +11,7 @@ package kbuild
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -30,6 +31,15 @@ func (u Unit) Target() string {
 		return "vmlinux"
 	}
 	return u.Module
+}
+
+// Hooked says that the compiler is told to put an entry hook into the functions.
+// The kernel builds lib/, kernel/trace and others without: what tracing and live
+// patching themselves may call.
+func (u Unit) Hooked() bool {
+	return slices.ContainsFunc(u.Compile, func(arg string) bool {
+		return arg == "-pg" || arg == "-mfentry" || strings.HasPrefix(arg, "-fpatchable-function-entry=")
+	})
 }
 
 // RefusedError says why a source file has no object that could be live patched.

@@ -117,6 +117,23 @@ func (k *Kit) Module(name string) (string, error) {
 	return filepath.Join(k.Dir, path), nil
 }
 
+// ModuleFile returns a shipped .ko, unpacked.
+func (k *Kit) ModuleFile(name string) ([]byte, error) {
+	path, err := k.Module(name)
+	if err != nil {
+		return nil, err
+	}
+	packed, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read module %s: %w", name, err)
+	}
+	file, err := kernel.Decompress(packed)
+	if err != nil {
+		return nil, fmt.Errorf("read module %s: %w", name, err)
+	}
+	return file, nil
+}
+
 // ReadModule parses a shipped module.
 func (k *Kit) ReadModule(name string) (*kernel.Module, error) {
 	path, err := k.Module(name)

@@ -70,6 +70,10 @@ func (r *run) explain(ctx context.Context, result *Result, in build.Input, err e
 		return
 	}
 	if refused, ok := errors.AsType[*elfdiff.RefusedError](err); ok {
+		if r.hookless(in.Name) {
+			result.Outcome, result.Detail = Hookless, refused.Refusals[0].String()
+			return
+		}
 		result.Outcome, result.Refusals = Refused, refused.Refusals
 		if result.refusedFor(elfdiff.ClassUncalled) {
 			result.Outcome, result.Detail, result.Refusals = Alone, refused.Refusals[0].String(), nil
@@ -85,6 +89,11 @@ func (r *run) explain(ctx context.Context, result *Result, in build.Input, err e
 		return
 	}
 	result.Outcome, result.Detail = Failed, err.Error()
+}
+
+func (r *run) hookless(source string) bool {
+	units, err := r.index.Units(source)
+	return err == nil && len(units) > 0 && !slices.ContainsFunc(units, kbuild.Unit.Hooked)
 }
 
 // firstError is the first line in which a compiler says error.
@@ -125,8 +134,9 @@ func (r *run) changesCode(ctx context.Context, in build.Input) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if len(d.Changed)+len(d.New) > 0 {
-			return true, nil
+		later, err := r.runsLater(p.Unit, d)
+		if later || err != nil {
+			return later, err
 		}
 	}
 	return false, nil

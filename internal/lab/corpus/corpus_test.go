@@ -1,6 +1,7 @@
 package corpus
 
 import (
+	"debug/elf"
 	"errors"
 	"os"
 	"path/filepath"
@@ -89,6 +90,7 @@ func report() *Report {
 	loaded := &Load{OK: true, Patching: true}
 	return &Report{Kernel: "debian:6.1.0-53-amd64", Before: "6.1.187-1", After: "6.1.190-1", Seed: 1, Differing: 974, Results: []Result{
 		{File: "alone.c", Outcome: Alone, Detail: "error: x"},
+		{File: "bare.c", Outcome: Hookless, Detail: "no hooks"},
 		{File: "unchanged.c", Outcome: Unchanged},
 		{File: "one.c", Outcome: Built, Load: loaded, BuildMS: 2000},
 		{File: "two.c", Outcome: Built, Load: loaded, BuildMS: 3000},
@@ -101,15 +103,15 @@ func report() *Report {
 
 func TestFigures(t *testing.T) {
 	got := report().Figures()
-	want := Figures{Files: 8, Alone: 1, Unchanged: 1, Built: 3, Loaded: 3, Patching: 2, Refused: 3, BootOnly: 1, Mixed: 1}
+	want := Figures{Files: 9, Alone: 1, Hookless: 1, Unchanged: 1, Built: 3, Loaded: 3, Patching: 2, Refused: 3, BootOnly: 1, Mixed: 1}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
-	if got.BuiltPct() != 60 || got.CodePct() != 75 {
-		t.Errorf("%v %% and %v %% built, want 3 of 5 and of 4", got.BuiltPct(), got.CodePct())
+	if got.BuiltPct() != 60 || got.CodePct() != 75 || got.AllPct() != 50 {
+		t.Errorf("%v %%, %v %% and %v %% built, want 3 of 5, of 4 and of 6", got.BuiltPct(), got.CodePct(), got.AllPct())
 	}
 	text := got.Text()
-	for _, line := range []string{"bench corpus_compiled 7 count\n", "bench corpus_built_pct 60.0 %\n", "bench corpus_built_code_pct 75.0 %\n", "bench corpus_errors 0 count\n"} {
+	for _, line := range []string{"bench corpus_compiled 7 count\n", "bench corpus_built_pct 60.0 %\n", "bench corpus_built_code_pct 75.0 %\n", "bench corpus_built_with_hookless_pct 50.0 %\n", "bench corpus_errors 0 count\n"} {
 		if !strings.Contains(text, line) {
 			t.Errorf("%q lacks %q", text, line)
 		}
@@ -138,8 +140,9 @@ func TestErrorsAreCounted(t *testing.T) {
 func TestMarkdown(t *testing.T) {
 	page := report().Markdown(time.Date(2026, 11, 21, 9, 0, 0, 0, time.UTC))
 	for _, want := range []string{
-		"974 C files", "on 2026-11-21, took 8 of them", "| built | 3 |", "Built: 3 of the 5 files", "60.0 %",
+		"974 C files", "on 2026-11-21, took 9 of them", "| built | 3 |", "Built: 3 of the 5 files", "60.0 %",
 		"median 3.0", "| data, init | 1 |", "| init.c | refused, boot only | init: `f` because \\| of", "| idle.c | no such device |",
+		"| bare.c | refused, no entry hooks | no hooks |",
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q:\n%s", want, page)
@@ -188,5 +191,31 @@ func TestBootCodeIsListed(t *testing.T) {
 	}
 	if page := r.Markdown(time.Unix(0, 0)); !strings.Contains(page, "| a.c | `a_init`, `b_init` |") {
 		t.Errorf("the page does not list it:\n%s", page)
+	}
+}
+
+// A function counts as code of load and unload only if all that leads to it is.
+func TestOnlyLoads(t *testing.T) {
+	alloc := func(name string, code bool) *elfdiff.Section {
+		s := &elfdiff.Section{Name: name, Flags: elf.SHF_ALLOC}
+		if code {
+			s.Flags |= elf.SHF_EXECINSTR
+		}
+		return s
+	}
+	text, exit, ops, unwind := alloc(".text", true), alloc(".exit.text", true), alloc(".data", false), alloc(".orc_unwind_ip", false)
+	sym := func(name string, bind elf.SymBind) *elfdiff.Symbol {
+		return &elfdiff.Symbol{Name: name, Type: elf.STT_FUNC, Bind: bind, Section: text}
+	}
+	leave, work, stored, local := sym("leave", elf.STB_GLOBAL), sym("work", elf.STB_GLOBAL), sym("stored", elf.STB_GLOBAL), sym("local", elf.STB_LOCAL)
+	exit.Relocs = []elfdiff.Reloc{{Symbol: leave}, {Symbol: work}, {Symbol: local}}
+	text.Relocs = []elfdiff.Reloc{{Symbol: work}}
+	ops.Relocs = []elfdiff.Reloc{{Symbol: stored}}
+	unwind.Relocs = []elfdiff.Reloc{{Symbol: leave}}
+	module := &elfdiff.Object{Sections: []*elfdiff.Section{text, exit, ops, unwind}, Symbols: []*elfdiff.Symbol{leave, work, stored, local}}
+	for name, want := range map[string]bool{"leave": true, "work": false, "stored": false, "local": false, "unknown": false} {
+		if got := onlyLoads(module, name); got != want {
+			t.Errorf("%s only runs at load and unload: %v", name, got)
+		}
 	}
 }

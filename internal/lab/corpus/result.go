@@ -28,6 +28,9 @@ const (
 	Alone Outcome = "alone"
 	// Refused: it cannot be live patched, with the reasons.
 	Refused Outcome = "refused"
+	// Hookless: the kernel builds the file without entry hooks, so that nothing in
+	// it can be redirected, whatever the change. Such a file is not compiled.
+	Hookless Outcome = "hookless"
 	// Failed: neither a live patch nor a reason. There must be none.
 	Failed Outcome = "failed"
 )

@@ -9,7 +9,7 @@ import (
 
 // Figures are what a corpus run comes down to.
 type Figures struct {
-	Files, Alone, Unchanged int
+	Files, Alone, Unchanged, Hookless int
 	// Built live patches, those that were loaded without an error, and those
 	// among them whose functions really were redirected in the guest.
 	Built, Loaded, Patching int
@@ -31,6 +31,8 @@ func (r *Report) Figures() Figures {
 			f.Alone++
 		case Unchanged:
 			f.Unchanged++
+		case Hookless:
+			f.Hookless++
 		case Built:
 			f.Built++
 			if len(x.NextBoot) > 0 {
@@ -59,13 +61,17 @@ func (r *Report) Figures() Figures {
 }
 
 // Compiled files, with or without a difference.
-func (f Figures) Compiled() int { return f.Files - f.Alone }
+func (f Figures) Compiled() int { return f.Files - f.Alone - f.Hookless }
 
 // Patchable are the compiled files whose objects differ in what runs after boot.
 func (f Figures) Patchable() int { return f.Compiled() - f.Unchanged - f.BootOnly }
 
 // BuiltPct is the share of the patchable ones that a live patch was built for, in percent.
 func (f Figures) BuiltPct() float64 { return percent(f.Built, f.Patchable()) }
+
+// AllPct is BuiltPct with the files that the kernel builds without entry hooks
+// counted as if they had been compiled, in percent.
+func (f Figures) AllPct() float64 { return percent(f.Built, f.Patchable()+f.Hookless) }
 
 // CodePct is the share of those whose change is only to code that runs after boot, in percent.
 func (f Figures) CodePct() float64 { return percent(f.Built, f.Patchable()-f.Mixed) }
@@ -80,7 +86,7 @@ func percent(part, whole int) float64 {
 // Text is the figures as benchmark lines.
 func (f Figures) Text() string {
 	return fmt.Sprintf("bench corpus_files %d count\nbench corpus_compiled %d count\nbench corpus_loaded %d count\n"+
-		"bench corpus_built_code_pct %.1f %%\nbench corpus_built_pct %.1f %%\nbench corpus_errors %d count\n", f.Files, f.Compiled(), f.Loaded, f.CodePct(), f.BuiltPct(), f.Errors)
+		"bench corpus_built_code_pct %.1f %%\nbench corpus_built_with_hookless_pct %.1f %%\nbench corpus_built_pct %.1f %%\nbench corpus_errors %d count\n", f.Files, f.Compiled(), f.Loaded, f.CodePct(), f.AllPct(), f.BuiltPct(), f.Errors)
 }
 
 // Markdown is the report as a page.
@@ -94,6 +100,7 @@ func (r *Report) Markdown(now time.Time) string {
 		"made its transition, was disabled and unloaded; a warning of the kernel would count as an error. `make corpus` repeats it.\n\n")
 	fmt.Fprintf(&b, "| what became of the file | files |\n|---|---:|\n")
 	fmt.Fprintf(&b, "| does not compile, or is never called, without the other files of its version | %d |\n", f.Alone)
+	fmt.Fprintf(&b, "| refused before it is compiled: the kernel builds it without entry hooks (lib/, kernel/trace), so nothing in it can be redirected | %d |\n", f.Hookless)
 	fmt.Fprintf(&b, "| compiles, and no object changes | %d |\n", f.Unchanged)
 	fmt.Fprintf(&b, "| refused: only data initialisers, or code of boot, load or unload | %d |\n", f.BootOnly)
 	fmt.Fprintf(&b, "| refused: code, but with such initialisers, such code or another layout of a type | %d |\n", f.Mixed)
@@ -104,9 +111,9 @@ func (r *Report) Markdown(now time.Time) string {
 	fmt.Fprintf(&b, "| ... of these whose target ran in the guest, with every function redirected | %d |\n", f.Patching)
 	fmt.Fprintf(&b, "| errors | %d |\n\n", f.Errors)
 	fmt.Fprintf(&b, "Built: %d of the %d files whose change reaches code that runs after boot, %.1f %%;\n"+
-		"%.1f %% of those that change nothing but such code. What was refused in between is listed below: patching the code alone\n"+
+		"%.1f %% with those counted in that have no entry hooks, %.1f %% of those that change nothing but such code. What was refused in between is listed below: patching the code alone\n"+
 		"would leave the running kernel with half of the change, so its author has to say what should happen to the rest.\n",
-		f.Built, f.Patchable(), f.BuiltPct(), f.CodePct())
+		f.Built, f.Patchable(), f.BuiltPct(), f.AllPct(), f.CodePct())
 	fmt.Fprintf(&b, "Wall time to build one, whatever else the machine did, in seconds: %s.\n", r.times())
 	r.writeClasses(&b)
 	r.writeFiles(&b)
@@ -166,6 +173,8 @@ func (r *Report) writeFiles(b *strings.Builder) {
 		switch {
 		case x.Error() != "":
 			what, why = "error", firstLine(x.Error())
+		case x.Outcome == Hookless:
+			what, why = "refused, no entry hooks", firstLine(x.Detail)
 		case x.Outcome == Refused:
 			var lines []string
 			for _, f := range x.Refusals {
