@@ -307,14 +307,10 @@ func (b *builder) compile(ctx context.Context) error {
 // compare diffs each pair of objects and keeps those that differ.
 func (b *builder) compare(ctx context.Context) error {
 	b.Progress("comparing objects")
-	group, _ := errgroup.WithContext(ctx)
-	group.SetLimit(max(1, b.compiler().Jobs()))
-	for _, p := range b.parts {
-		group.Go(func() error {
-			return p.compare(elfdiff.Options{Sizes: b.tables.Sizes, BuiltIn: p.pair.Unit.Target() == "vmlinux"})
-		})
+	if err := b.compareParts(nil); err != nil {
+		return err
 	}
-	if err := group.Wait(); err != nil {
+	if err := b.widen(ctx); err != nil {
 		return err
 	}
 	elfdiff.SettleBoot(b.diffs())
@@ -328,10 +324,10 @@ func (b *builder) compare(ctx context.Context) error {
 		}
 		differ = append(differ, p)
 	}
-	b.parts = differ
 	if len(refusals) == 0 {
 		refusals = elfdiff.Uncalled(b.diffs())
 	}
+	b.parts = differ
 	switch {
 	case len(refusals) > 0:
 		return &elfdiff.RefusedError{Refusals: refusals}
@@ -339,6 +335,22 @@ func (b *builder) compare(ctx context.Context) error {
 		return ErrUnchanged
 	}
 	return nil
+}
+
+// compareParts compares every part, with the functions whose callers are to be replaced.
+func (b *builder) compareParts(unhooked []string) error {
+	var group errgroup.Group
+	group.SetLimit(max(1, b.compiler().Jobs()))
+	for _, p := range b.parts {
+		group.Go(func() error {
+			o := elfdiff.Options{Sizes: b.tables.Sizes, BuiltIn: p.pair.Unit.Target() == "vmlinux"}
+			if o.BuiltIn {
+				o.Unhooked = unhooked
+			}
+			return p.compare(o)
+		})
+	}
+	return group.Wait()
 }
 
 func (b *builder) diffs() []*elfdiff.Diff {

@@ -66,6 +66,9 @@ func (k *carrier) replaceable(n *node) bool {
 	case !n.pair.hooked:
 		r.Class, r.Why = ClassNoHook, "it has no entry hook (notrace, noinstr, or built without tracing), so it cannot be redirected"
 		r.Hint = "change its callers instead, or leave the change to the next kernel"
+		if !n.symbol.Local() && !n.pair.symbol.Local() {
+			k.c.diff.Unhooked = append(k.c.diff.Unhooked, n.pair.name)
+		}
 	default:
 		return true
 	}

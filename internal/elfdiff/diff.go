@@ -15,6 +15,10 @@ type Options struct {
 	Sizes kernel.Sizes
 	// BuiltIn: the objects are linked into the kernel itself, not into a module.
 	BuiltIn bool
+	// Unhooked are global functions without an entry hook. A copy of each goes
+	// along, and what calls it in this object is replaced: the caller of Compare
+	// sees to it that this is done to every object that calls it.
+	Unhooked []string
 	// IgnoreFunctions are left as they are, although they differ. The reason is the author's to give.
 	IgnoreFunctions []string
 }
@@ -34,6 +38,9 @@ type Diff struct {
 	// NextBoot are changed functions, and tables of functions, that only boot runs. The live
 	// patch does without their change, which the rest does not rely on.
 	NextBoot []Func `json:"next_boot,omitempty"`
+	// Unhooked are the global functions among those refused for want of an entry
+	// hook: Options.Unhooked may help.
+	Unhooked []string `json:"-"`
 	// Callbacks, States and Waivers are what the author says in afloat-patch.h's words, by line.
 	Callbacks []Callbacks `json:"callbacks,omitempty"`
 	States    []State     `json:"states,omitempty"`

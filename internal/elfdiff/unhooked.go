@@ -1,6 +1,9 @@
 package elfdiff
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // use is a reference to a function from a node.
 type use struct {
@@ -10,10 +13,11 @@ type use struct {
 
 // copyUnhooked deals with changed functions that nothing can redirect, such as
 // an inline function that the compiler did not inline. If only calls inside
-// this object lead to such a function, a copy of it goes along as if it were
-// new, and its callers are replaced instead. A caller that cannot be replaced
-// either is refused later, under its own name.
+// this object lead to such a function, or Options.Unhooked names it, a copy of it
+// goes along as if it were new, and its callers are replaced instead. A caller
+// that cannot be replaced either is refused later, under its own name.
 func (c *comparison) copyUnhooked() {
+	c.replaceCallers()
 	var todo []*node
 	for _, n := range c.patched.nodes {
 		if n.subject() && n.verdict == changed && c.copyable(n) {
@@ -27,7 +31,7 @@ func (c *comparison) copyUnhooked() {
 	for len(todo) > 0 {
 		n := todo[0]
 		todo = todo[1:]
-		if n.verdict != changed || !onlyCalls(n, uses[n]) {
+		if n.verdict != changed || !onlyCalls(n, uses[n]) || n.symbol.Local() && len(uses[n]) == 0 {
 			continue
 		}
 		n.setVerdict(fresh)
@@ -45,8 +49,23 @@ func (c *comparison) copyUnhooked() {
 	}
 }
 
+// replaceCallers replaces what calls one of Options.Unhooked in another object.
+func (c *comparison) replaceCallers() {
+	for _, n := range c.patched.nodes {
+		if !n.function() || n.head().verdict != same || discarded(n.section.Name) {
+			continue
+		}
+		for _, u := range references(n) {
+			if u.ref.node == nil && slices.Contains(c.opts.Unhooked, u.ref.symbol.Name) {
+				n.head().setVerdict(changed)
+			}
+		}
+	}
+}
+
 func (c *comparison) copyable(n *node) bool {
-	return n.pair != nil && !n.pair.hooked && n.symbol.Local() && n.pair.symbol.Local() &&
+	local := n.pair != nil && n.symbol.Local() && n.pair.symbol.Local()
+	return n.pair != nil && !n.pair.hooked && (local || slices.Contains(c.opts.Unhooked, n.pair.name)) &&
 		!discarded(n.section.Name) && !discarded(n.pair.section.Name) && n.section.Name != ".static_call.text"
 }
 
@@ -58,7 +77,7 @@ func onlyCalls(n *node, uses []use) bool {
 			return false
 		}
 	}
-	return len(uses) > 0
+	return true
 }
 
 // uses lists who refers to each function, entries of special sections apart.

@@ -25,6 +25,9 @@ type Image struct {
 type segment struct {
 	addr, size uint64
 	data       io.ReaderAt // nil for segments without content
+	code       bool        // instructions
+	boot       bool        // gone after boot
+	unwind     bool        // where in the code the stack has which form
 }
 
 type imageSymbol struct {
@@ -47,7 +50,8 @@ func Vmlinux(r io.ReaderAt, k *kernel.Kallsyms) (img *Image, err error) {
 	img = &Image{name: "vmlinux", symbols: make(map[string][]imageSymbol, len(k.All())), sympos: k.Sympos}
 	for _, s := range f.Sections {
 		if s.Type == elf.SHT_PROGBITS && s.Flags&elf.SHF_ALLOC != 0 && s.Flags&elf.SHF_COMPRESSED == 0 {
-			img.segments = append(img.segments, segment{addr: s.Addr, size: s.FileSize, data: s})
+			img.segments = append(img.segments, segment{addr: s.Addr, size: s.FileSize, data: s, code: s.Flags&elf.SHF_EXECINSTR != 0,
+				boot: strings.HasPrefix(s.Name, ".init.") || strings.HasPrefix(s.Name, ".exit."), unwind: s.Name == ".orc_unwind_ip"})
 		}
 	}
 	for _, s := range k.All() {
