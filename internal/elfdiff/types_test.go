@@ -42,6 +42,7 @@ enum { LIMIT = 16, DEPTH };
 typedef unsigned handle_t;
 struct ops { int (*open)(struct shared *, long); struct { handle_t id; } slot; union { short half; char *text; } u; };
 struct ops table;
+static const char __UNIQUE_ID_alias746[] __attribute__((used)) = "alias=one";
 static unsigned tally;
 int visible(const struct ops *o, handle_t id) { return o->slot.id == id; }
 extern void use(void *);
@@ -55,6 +56,7 @@ func TestCompareTypes(t *testing.T) {
 		{name: "nothing"},
 		{name: "a comment", old: "struct inner {", new: "/* c */\n\nstruct inner {"},
 		{name: "the function's own", old: "struct own { int q; }", new: "struct own { long p; int q; }"},
+		{name: "a counted name", old: `"alias=one"`, new: `"alias=another"`},
 		{name: "a new type", old: "struct inner {", new: "struct fresh { int z; }; struct fresh *fresh; struct inner {"},
 		{"new field at the end", "long x; };", "long x, y; };", "struct inner", "its size changes from 8 to 16 bytes", ""},
 		{"new field in front", "{ int a;", "{ int n; int a;", "struct shared", "a moves from offset 0 to 4", ""},

@@ -190,10 +190,11 @@ func (rd *typeReader) addType(e *dwarf.Entry, name string) error {
 	return nil
 }
 
-// addVariable adds a variable of the file, or one that is defined elsewhere.
+// addVariable adds a variable of the file, or one that is defined elsewhere. What
+// __UNIQUE_ID() names has a counter in its name: another version's is another variable.
 func (rd *typeReader) addVariable(e *dwarf.Entry, name string) error {
 	at, ok := e.Val(dwarf.AttrType).(dwarf.Offset)
-	if name == "" || !ok {
+	if name == "" || !ok || stripUnique(name) != name {
 		return nil
 	}
 	t, err := rd.info.data.Type(at)
