@@ -207,7 +207,7 @@ func (b *Builder) generate(ctx context.Context, u Unit) (bool, error) {
 		return true, nil // by the other side of the pair, or another build
 	}
 	j := job{unit: u}
-	argv := slices.Concat([]string{"make"}, kit.MakeArgs(b.Kit.Dir, b.Kit.Compiler, b.Kit.Release()), []string{path.Clean(u.Object)})
+	argv := slices.Concat([]string{"make"}, kit.MakeArgs(b.Kit.Dir, b.Kit.Compiler, b.Kit.ID), []string{path.Clean(u.Object)})
 	if err := b.run(ctx, j, b.Kit.Source(), argv); err != nil {
 		return false, err
 	}

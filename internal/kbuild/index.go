@@ -143,7 +143,7 @@ func askMake(ctx context.Context, k *kit.Kit) ([]Unit, error) {
 	defer out.Close()
 	// Without --output-sync, lines longer than make's buffer mix when several makes
 	// write at once, and their objects are lost.
-	args := append(kit.MakeArgs(k.Dir, k.Compiler, k.Release()), "-n", "-k", "--output-sync=target", "-j"+strconv.Itoa(runtime.NumCPU()), "vmlinux", "modules")
+	args := append(kit.MakeArgs(k.Dir, k.Compiler, k.ID), "-n", "-k", "--output-sync=target", "-j"+strconv.Itoa(runtime.NumCPU()), "vmlinux", "modules")
 	cmd := exec.CommandContext(ctx, "make", args...)
 	cmd.Dir, cmd.Env = k.Source(), kit.Environ(os.Environ())
 	cmd.Stdout = out

@@ -165,6 +165,9 @@ func TestAdd(t *testing.T) {
 	if added.Ref.String() != "local:6.1.0-55-cloud-amd64" || added.ID != k.ID || len(added.Modules) != len(k.Modules) || added.Vermagic != k.Vermagic {
 		t.Errorf("added %s %+v with %d modules, want that of %+v with %d", added.Ref, added.ID, len(added.Modules), k.ID, len(k.Modules))
 	}
+	if got := read(t, filepath.Join(added.Source(), "include/generated/package.h")); !strings.Contains(got, `" Debian `+k.Package+`"`) {
+		t.Errorf("package.h is %q, which Debian's build did not have", got)
+	}
 	if again, err := cache.Add(t.Context(), parts, ""); err != nil || again.Made != added.Made {
 		t.Errorf("added again: %v, made anew: %v", err, again.Made != added.Made)
 	}

@@ -152,6 +152,29 @@ func TestCompilerNote(t *testing.T) {
 	}
 }
 
+func TestMakeArgs(t *testing.T) {
+	for version, want := range map[string]string{
+		"#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-1 (2026-10-20)":     "6.1.192-1",
+		"#1 SMP PREEMPT_RT Debian 6.12.107-1~deb12u1 (2026-08-01)": "6.12.107-1~deb12u1",
+		"#1 SMP Debian 6.1.192-1":                                  "6.1.192-1",
+		"#2 SMP PREEMPT_DYNAMIC Sat Nov 28 17:00:00 UTC 2026":      "",
+		"#1 SMP Debian":                         "",
+		"#1-Ubuntu SMP NotDebian 6.1.192-1":     "",
+		"#1 SMP Debian $(shell,x) (2026-10-20)": "",
+	} {
+		args := MakeArgs("/kit", "gcc-12", kernel.ID{Release: "6.1.0-55-amd64", Version: version})
+		got := ""
+		for _, a := range args {
+			if v, ok := strings.CutPrefix(a, "DISTRIBUTION_VERSION="); ok {
+				got = v
+			}
+		}
+		if got != want || slices.Contains(args, "DISTRIBUTION_OFFICIAL_BUILD=1") != (want != "") || !slices.Contains(args, "KERNELRELEASE=6.1.0-55-amd64") {
+			t.Errorf("%s: %q, want the package version %q", version, args, want)
+		}
+	}
+}
+
 func TestEnviron(t *testing.T) {
 	got := Environ([]string{"PATH=/bin", "MAKEFLAGS=-j9", "KBUILD_OUTPUT=/x", "CC=clang", "V=1", "HOME=/h", "LANG=de", "CCACHE_DIR=/c", "O=out", "http_proxy=p"})
 	if d := cmp.Diff([]string{"PATH=/bin", "HOME=/h", "CCACHE_DIR=/c", "http_proxy=p", "LC_ALL=C"}, got); d != "" {

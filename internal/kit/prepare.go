@@ -264,7 +264,7 @@ func (m *maker) make(ctx context.Context, args ...string) error {
 	if err != nil {
 		return err
 	}
-	args = append(MakeArgs(m.kit.Dir, compiler, m.kit.Ref.Release), args...)
+	args = append(MakeArgs(m.kit.Dir, compiler, banner.id), args...)
 	_, err = run(ctx, m.kit.Source(), "make", args...)
 	return err
 }

@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
+
+	"afloat/internal/kernel"
 )
 
 // standIns is the kit's folder of programs that only tell their version. The
@@ -15,12 +18,19 @@ import (
 // that a live patch of C code is built from.
 const standIns = "bin"
 
+// official finds the package version in the version of a kernel that Debian built.
+var official = regexp.MustCompile(` Debian ([0-9][A-Za-z0-9.+~-]*)( |$)`)
+
 // MakeArgs are the variables that every make in a kit's tree gets. CONFIG_RUST is
 // unset for make alone: the C code is configured with it where the kernel was,
-// but nothing of Rust is compiled.
-func MakeArgs(dir, compiler, release string) []string {
+// but nothing of Rust is compiled. Debian's own builds have their package's version
+// in the code that reports hung tasks, and in that of stack traces.
+func MakeArgs(dir, compiler string, id kernel.ID) []string {
 	program := func(name string) string { return filepath.Join(dir, standIns, name) }
-	args := []string{"CC=" + compiler, "PAHOLE=" + program("pahole"), "KERNELRELEASE=" + release}
+	args := []string{"CC=" + compiler, "PAHOLE=" + program("pahole"), "KERNELRELEASE=" + id.Release}
+	if m := official.FindStringSubmatch(id.Version); m != nil {
+		args = append(args, "DISTRIBUTION_OFFICIAL_BUILD=1", "DISTRIBUTOR=Debian", "DISTRIBUTION_VERSION="+m[1])
+	}
 	if _, err := os.Stat(program("rustc")); err == nil {
 		args = append(args, "RUSTC="+program("rustc"), "BINDGEN="+program("bindgen"), "RUST_LIB_SRC="+program("rust-src"), "CONFIG_RUST=")
 	}

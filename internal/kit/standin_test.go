@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"afloat/internal/kernel"
 )
 
 // The stand-ins answer what scripts/pahole-version.sh, rustc-version.sh,
@@ -27,7 +29,7 @@ func TestStandIns(t *testing.T) {
 	if got := say("pahole", "--version"); got != "v1.24\n" {
 		t.Errorf("pahole says %q", got)
 	}
-	if args := MakeArgs(dir, "gcc-12", "6.1.0"); slices.ContainsFunc(args, func(a string) bool { return strings.Contains(a, "RUST") }) {
+	if args := MakeArgs(dir, "gcc-12", kernel.ID{Release: "6.1.0"}); slices.ContainsFunc(args, func(a string) bool { return strings.Contains(a, "RUST") }) {
 		t.Errorf("a kernel without Rust is made with %q", args)
 	}
 	config := map[string]string{"CONFIG_RUST": "y", "CONFIG_RUSTC_LLVM_VERSION": "190107",
@@ -41,7 +43,7 @@ func TestStandIns(t *testing.T) {
 	if got := say("bindgen", "a.h"); !strings.HasPrefix(got, "bindgen 0.71.1 ") || !strings.Contains(got, "clang version 19.1.7\n") {
 		t.Errorf("bindgen says %q", got)
 	}
-	args := MakeArgs(dir, "gcc-14", "6.18.15")
+	args := MakeArgs(dir, "gcc-14", kernel.ID{Release: "6.18.15"})
 	for _, want := range []string{"CONFIG_RUST=", "RUSTC=" + filepath.Join(dir, "bin/rustc"), "BINDGEN=" + filepath.Join(dir, "bin/bindgen")} {
 		if !slices.Contains(args, want) {
 			t.Errorf("%q lacks %s", args, want)
