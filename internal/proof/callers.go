@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 
@@ -32,8 +33,11 @@ func (img *Image) Callers(name string, k *kernel.Kallsyms) ([]string, error) {
 		if seg.size > maxSegment {
 			return nil, fmt.Errorf("find callers of %s: a section of %d bytes: %w", name, seg.size, ErrImage)
 		}
-		data := make([]byte, seg.size)
-		if n, err := seg.data.ReadAt(data, 0); n < len(data) {
+		data, err := io.ReadAll(io.NewSectionReader(seg.data, 0, int64(seg.size))) // no more than there is
+		if err == nil && uint64(len(data)) < seg.size {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
 			return nil, fmt.Errorf("find callers of %s: %w", name, err)
 		}
 		if !scan.section(seg, data) {

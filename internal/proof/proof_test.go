@@ -217,6 +217,9 @@ func FuzzVmlinux(f *testing.F) {
 		if r.Identical+r.Different+r.Unplaced+r.Overridden+r.Skipped != 6 {
 			t.Errorf("%+v does not count 6 functions", r)
 		}
+		if callers, err := img.Callers("other", symbols); err == nil && slices.Contains(callers, "") {
+			t.Errorf("callers %q", callers)
+		}
 	})
 }
 
