@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -29,11 +30,11 @@ func (b *builder) widen(ctx context.Context) error {
 	}
 	narrow := slices.Clone(b.parts)
 	diffs := b.diffs()
-	b.Progress("finding the callers of " + strings.Join(sortedKeys(calls), ", "))
+	b.Progress("finding the callers of " + strings.Join(slices.Sorted(maps.Keys(calls)), ", "))
 	if err := b.addCallers(ctx, calls); err != nil {
 		return err
 	}
-	if err := b.compareParts(sortedKeys(calls)); err != nil {
+	if err := b.compareParts(slices.Sorted(maps.Keys(calls))); err != nil {
 		return err
 	}
 	missing := b.missingCallers(calls)
@@ -108,7 +109,7 @@ func (b *builder) addCallers(ctx context.Context, calls map[string][]string) err
 		if err != nil {
 			return fmt.Errorf("find callers: %w", err)
 		}
-		if slices.ContainsFunc(sortedKeys(calls), func(name string) bool { return bytes.Contains(text, []byte(name)) }) {
+		if slices.ContainsFunc(slices.Sorted(maps.Keys(calls)), func(name string) bool { return bytes.Contains(text, []byte(name)) }) {
 			units = append(units, of...)
 		}
 	}
@@ -134,7 +135,7 @@ func (b *builder) missingCallers(calls map[string][]string) string {
 		}
 	}
 	var missing []string
-	for _, name := range sortedKeys(calls) {
+	for _, name := range slices.Sorted(maps.Keys(calls)) {
 		for _, caller := range calls[name] {
 			if !replaced[caller] {
 				missing = append(missing, fmt.Sprintf("%s of %s", caller, name))
@@ -145,13 +146,4 @@ func (b *builder) missingCallers(calls map[string][]string) string {
 		return ""
 	}
 	return "callers that could not be replaced instead: " + strings.Join(missing, ", ")
-}
-
-func sortedKeys(m map[string][]string) []string {
-	out := make([]string, 0, len(m))
-	for name := range m {
-		out = append(out, name)
-	}
-	slices.Sort(out)
-	return out
 }
