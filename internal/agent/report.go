@@ -36,7 +36,7 @@ func Describe(j converge.Journal, o converge.Observed, now time.Duration, last c
 		Mode: converge.Mode(j.Desired, o.Ceiling), Stopped: o.Stopped,
 		Epoch: j.Epoch, Generation: j.Desired.Generation,
 		Phase: last.Phase, Reason: last.Reason, Crashes: j.Recent(time.Now().Add(-crashAge)),
-		Nonce: j.Did, Out: o.Out, Abilities: o.Abilities,
+		Nonce: j.Did, Out: o.Out, Abilities: o.Abilities, Blind: o.Blind,
 	}
 	if r.Phase == "" {
 		r.Phase = wire.PhaseWaiting

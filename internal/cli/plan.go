@@ -91,6 +91,8 @@ func apart(hosts []api.Host) (parts []api.Host, rest []left) {
 			why = "kept in observe mode by the server"
 		case h.Report.Mode != fleet.ModeAct:
 			why = "in observe mode"
+		case h.Report.Blind != "":
+			why = "its crash evidence cannot be seen"
 		default:
 			parts = append(parts, h)
 			continue

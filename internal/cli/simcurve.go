@@ -23,8 +23,8 @@ func curves(w io.Writer, res sim.Result) {
 	}
 	hosts := float64(max(1, res.Hosts))
 	fmt.Fprintf(w, "exposed   %s  %d of %d hosts\n", spark(res, func(s sim.Sample) float64 { return float64(s.Exposed) / hosts }), res.Exposed, res.Hosts)
-	fmt.Fprintf(w, "evidence  %s  at most E=%.3g, after %s; it holds at %d and reverts at %d\n",
-		spark(res, func(s sim.Sample) float64 { return math.Log10(max(1, s.E)) / 2 }), top, at.Round(time.Second), sim.HoldsAt, sim.RevertsAt)
+	fmt.Fprintf(w, "evidence  %s  at most E=%.3g, after %s; it holds at %.0f and reverts at %.0f\n",
+		spark(res, func(s sim.Sample) float64 { return math.Log10(max(1, s.E)) / 2 }), top, at.Round(time.Second), res.Levels.Hold, res.Levels.Revert)
 }
 
 // spark draws values from 0 to 1 over the time of the run.

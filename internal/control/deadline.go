@@ -205,6 +205,8 @@ func (s *State) cannotBoot(r *rollout.Rollout, seen *Seen, now time.Time) string
 		return "silent"
 	case b != nil:
 		return b.Reason
+	case seen.Report.Blind != "":
+		return "its crash evidence cannot be seen"
 	case s.quarantined(seen.ID) != nil:
 		return "quarantined"
 	case !seen.Report.Can(wire.ActionReboot):

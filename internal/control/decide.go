@@ -166,6 +166,8 @@ func (t *turn) holds(r *rollout.Rollout, verdict gate.Verdict) (gate.Rule, strin
 	switch {
 	case len(silent) > lost && !waved(ruleSilent):
 		return ruleSilent, fmt.Sprintf("%s not heard for %s: %s", count(len(silent)), policy.Span(r.Policy.Timeouts.Silent), t.some(silent))
+	case len(t.blind(r)) > lost && !waved(gate.RuleNoData):
+		return gate.RuleNoData, fmt.Sprintf("crash evidence of %s cannot be seen: %s", count(len(t.blind(r))), t.some(t.blind(r)))
 	case len(stuck) > lost && !waved(ruleStuck) && (r.Hold == "" || heldBy(r) == ruleStuck): // after another hold they first get a permit
 		return ruleStuck, fmt.Sprintf("%s under way for over %s: %s", count(len(stuck)), policy.Span(r.Policy.Timeouts.Stuck), t.some(stuck))
 	case verdict.Level == gate.LevelInconclusive && r.Policy.Gate.OnInconclusive == policy.InconclusiveHold && t.soaked(r) && !waved(ruleInconclusive):

@@ -21,6 +21,7 @@ type Kind string
 const (
 	KindUnselected Kind = "unselected"
 	KindSilent     Kind = "silent"
+	KindNoData     Kind = "no data"
 	KindObserve    Kind = "observe"
 	KindStopped    Kind = "stop file"
 	KindForeign    Kind = "foreign live patch"
@@ -49,6 +50,17 @@ type Blocker struct {
 	Reason string    `json:"reason"`
 	Frees  string    `json:"frees,omitempty"`
 	Until  time.Time `json:"until,omitzero"`
+	// About: Until is by what hosts of the class take.
+	About bool `json:"about,omitempty"`
+}
+
+// Ends says in words what or when ends it, "" for nothing that is known.
+func (b Blocker) Ends() string {
+	at := ""
+	if !b.Until.IsZero() {
+		at = map[bool]string{true: "about ", false: "at "}[b.About] + stamp(b.Until)
+	}
+	return strings.TrimPrefix(strings.TrimSuffix(b.Frees+", "+at, ", "), ", ")
 }
 
 func blocked(k Kind, frees, format string, args ...any) *Blocker {
@@ -65,6 +77,9 @@ func (m *memo) fit(p *planner, h *Seen, now time.Time) (*task, *Blocker) {
 		return nil, blocked(KindSilent, "when it is heard again", "silent since %s", h.Heard.UTC().Format(time.RFC3339))
 	}
 	if b := ownerBlocks(h); b != nil {
+		return nil, b
+	}
+	if b := blind(h); b != nil {
 		return nil, b
 	}
 	if b := m.state.quarantined(h.ID); b != nil {

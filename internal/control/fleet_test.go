@@ -38,6 +38,7 @@ type guest struct {
 	report wire.Report
 	silent bool
 	fails  bool // every apply
+	asleep bool // reports, and does nothing
 	asked  uint64
 	deed   deed
 }
@@ -82,7 +83,7 @@ func (l *lab) obey(id fleet.HostID, g *guest) {
 	if l.act(g, d) {
 		return
 	}
-	if r.Generation >= d.Generation || r.Mode != fleet.ModeAct {
+	if r.Generation >= d.Generation || r.Mode != fleet.ModeAct || g.asleep {
 		return
 	}
 	r.Seq++

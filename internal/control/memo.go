@@ -62,7 +62,7 @@ type memoHost struct {
 	unread       bool
 	silent       bool // to a rollout, at the last scan
 	acting       bool
-	out          bool // as it says itself
+	out, blind   bool // as it says itself
 	unheard      bool // see Seen
 	// started is its last admission that the planners know of.
 	started time.Time
@@ -72,6 +72,7 @@ type memoHost struct {
 type watch struct {
 	silent, stuck []fleet.HostID
 	lost          []fleet.HostID // did not come back from what they were ordered to do
+	blind         []fleet.HostID // cannot see their crash evidence
 	all, heard    int
 }
 
@@ -156,14 +157,15 @@ func (m *memo) start(i int32) {
 func (x *memoHost) saw() {
 	_, acting := way(x.seen.Report.Phase) // also one that failed and is not at full strength yet
 	x.heard, x.out, x.unheard = x.seen.heard(), x.seen.Report.Out || acting, x.seen.unheard
+	x.blind = x.seen.Report.Blind != ""
 }
 
 // noted follows a sign of life of host i, or its loss.
 func (m *memo) noted(i int32) {
 	x := &m.hosts[i]
-	before := x.heard
+	before, blind := x.heard, x.blind
 	x.saw()
-	m.stale = m.stale || x.silent || x.seen.relabelled || x.heard < before
+	m.stale = m.stale || x.blind != blind || x.silent || x.seen.relabelled || x.heard < before
 	if x.batch != nil || x.unheard {
 		m.unsure = append(m.unsure, i)
 	}
@@ -229,7 +231,9 @@ func (m *memo) back(r *rollout.Rollout, now time.Time) *planner {
 	return m.fill(key, &planner{Planner: plan.New(backwards(r.Policy)), rollout: r, back: true}, now)
 }
 
-func backKey(r *rollout.Rollout) string { return r.ID + " back" }
+func backKey(r *rollout.Rollout) string { return r.ID + back }
+
+const back = " back"
 
 // fill tells a new planner of all hosts.
 func (m *memo) fill(key string, p *planner, now time.Time) *planner {
@@ -412,6 +416,9 @@ func (m *memo) look(r *rollout.Rollout, now time.Time) *watch {
 				w.heard++
 			}
 		}
+		if m.unseen(r, int32(i)) {
+			w.blind = append(w.blind, x.seen.ID)
+		}
 		if silent || x.acting {
 			m.attend(w, r, int32(i), silent, now)
 		}
@@ -481,6 +488,7 @@ func (m *memo) recheck(now time.Time) {
 				m.attend(again, r, i, quiet(r, m.hosts[i].seen, now), now)
 			}
 		}
+		m.sighted(r, w)
 		w.silent, w.stuck, w.lost = again.silent, again.stuck, again.lost
 	}
 }

@@ -37,7 +37,7 @@ func TestFleetRateOverAllRollouts(t *testing.T) {
 		}
 	}
 	const want = "fleet rate: 3 hosts started in the last 1m in all rollouts together, at most 3 may"
-	if e.Reason != want || !e.Until.After(l.now) {
+	if !strings.HasPrefix(e.Reason, want+"; held by h") || !e.Until.After(l.now) {
 		t.Errorf("explained as %+v, want %q", e, want)
 	}
 	for range 4 {

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -90,50 +91,101 @@ func (t *turn) waitsForBack(r *rollout.Rollout, h *Host, seen *Seen) *Blocker {
 	return blocked(KindNone, "at the next turn", "it must go back to %s", h.Act.Was)
 }
 
-// held puts a budget's word with the hosts that use it up.
+// held puts a budget's word with the hosts that use it up, and when the first
+// of them lets go of it.
 func (t *turn) held(r *rollout.Rollout, b *plan.Block) *Blocker {
-	out := &Blocker{Kind: KindBudget, Reason: b.Text, Frees: "when a host of it is back", Until: b.Until}
+	out := &Blocker{Kind: KindBudget, Reason: b.Text, Until: b.Until}
 	var holders []fleet.HostID
+	said := map[fleet.HostID]string{}
+	p := t.planner(r)
 	for i := range t.m.hosts {
 		x := &t.m.hosts[i]
-		if !r.Policy.Select.Matches(x.seen.Labels) || !x.away(quiet(r, x.seen, t.now)) || !uses(r.Policy, b, x.seen) {
+		why, until := t.holding(r, b, x)
+		if b.First && p.State(int32(i)) == plan.Fit && why == "" {
+			why = t.goesFirst(r, b, x)
+		}
+		if why == "" {
 			continue
 		}
-		holders = append(holders, x.seen.ID)
+		holders, said[x.seen.ID] = append(holders, x.seen.ID), why
+		if b.Until.IsZero() && until.After(t.now) && (out.Until.IsZero() || until.Before(out.Until)) {
+			out.Until, out.About = until, true
+		}
 	}
 	if len(holders) > 0 {
-		out.Reason += "; held by " + gate.Some(holders, t.holder)
-	} else if !b.Until.IsZero() {
+		out.Reason += "; held by " + gate.Some(holders, func(id fleet.HostID) string { return t.v.name(id) + " (" + said[id] + ")" })
+	}
+	switch {
+	case b.First:
+		out.Frees, out.Until, out.About = "when they are through", time.Time{}, false
+	case len(holders) == 0 && b.Until.IsZero():
+		out.Frees = "when its group has more to spare"
+	case b.Until.IsZero():
+		out.Frees = "when a host of it is back"
+	default:
 		out.Frees = "with time"
 	}
 	return out
 }
 
-// holder is a host that is out, and for whom.
-func (t *turn) holder(id fleet.HostID) string {
-	x, name := &t.m.hosts[t.m.index[id]], t.v.name(id)
+// holding says how a host uses up what blocks, "" if it does not, and when that
+// is over by what its class takes, the zero time for not known.
+func (t *turn) holding(r *rollout.Rollout, b *plan.Block, x *memoHost) (why string, until time.Time) {
+	spec, counts := counted(r, b, x)
+	if !counts {
+		return "", time.Time{}
+	}
+	if b.Over > 0 {
+		if x.host == nil || t.now.Sub(x.host.Started) >= b.Over {
+			return "", time.Time{}
+		}
+		return "started at " + stamp(x.host.Started), time.Time{}
+	}
 	switch {
 	case x.acting && x.host.Rollout != "":
-		return fmt.Sprintf("%s (%s, rollout %s)", name, x.host.Phase, x.host.Rollout)
+		other := t.s.rollouts[x.host.Rollout]
+		if x.host.Act != nil && !x.host.Act.Off {
+			until = x.host.Started.Add(cmp.Or(t.s.takes(other, x.seen), usualBoot) + spec.Warm)
+		}
+		return fmt.Sprintf("%s, rollout %s", x.host.Phase, other.ID), until
 	case x.out:
-		return name + " (out of rotation)"
-	case x.unheard:
-		return name + " (not heard yet)"
+		return "out of rotation", time.Time{}
+	case x.away(quiet(r, x.seen, t.now)):
+		return "silent", time.Time{}
+	case x.host != nil && t.now.Sub(x.host.Applied) < spec.Warm:
+		return "warming up", x.host.Applied.Add(spec.Warm)
 	}
-	return name + " (silent)"
+	return "", time.Time{}
 }
 
-// uses says that a host counts in what blocks.
-func uses(p *policy.Policy, b *plan.Block, seen *Seen) bool {
-	if b.Budget == "unavailable" {
-		return true
+// goesFirst says that a host that waits too goes before the others of its group.
+func (t *turn) goesFirst(r *rollout.Rollout, b *plan.Block, x *memoHost) string {
+	spec, counts := counted(r, b, x)
+	if !counts || x.seen.Labels[spec.Order] == "active" {
+		return ""
+	}
+	return "goes first"
+}
+
+// counted says that a host counts in what blocks, and by which budget; the zero
+// Budget for a bound of the whole rollout or fleet.
+func counted(r *rollout.Rollout, b *plan.Block, x *memoHost) (policy.Budget, bool) {
+	p, labels := r.Policy, x.seen.Labels
+	switch b.Budget {
+	case "fleet rate":
+		return policy.Budget{}, true
+	case "rate":
+		return policy.Budget{}, x.host != nil && x.host.Rollout == r.ID
+	case "unavailable":
+		return policy.Budget{}, p.Select.Matches(labels)
 	}
 	for _, budget := range p.Budgets {
 		if budget.Name == b.Budget {
-			return budget.Select.Matches(seen.Labels) && (budget.GroupBy == "" || budget.Domains > 0 || seen.Labels[budget.GroupBy] == b.Group)
+			return budget, p.Select.Matches(labels) && budget.Select.Matches(labels) &&
+				(budget.GroupBy == "" || budget.Domains > 0 || labels[budget.GroupBy] == b.Group)
 		}
 	}
-	return false
+	return policy.Budget{}, false
 }
 
 // String says what is ordered, for people.

@@ -45,3 +45,75 @@ func TestExplainsAnAction(t *testing.T) {
 		t.Errorf("waits for its way back: %+v", e)
 	}
 }
+
+// TestExplainSaysWhoAndWhen: each wait for a budget names who uses it up, and
+// when the first of them lets go of it.
+func TestExplainSaysWhoAndWhen(t *testing.T) {
+	for name, tt := range map[string]struct {
+		rest   string
+		after  int // minutes
+		spoil  func(*lab)
+		reason []string
+		ends   string
+	}{
+		"out by order": {"budgets: [{name: one, unavailable: 1}]", 1, nil,
+			[]string{"budget one: 1 of 3 hosts are out", "held by h", "(draining, rollout r1)"}, "when a host of it is back, about 2026-11-21T09:1"},
+		"warming up": {"budgets: [{name: one, unavailable: 1, warm: 30m}]", 10, nil,
+			[]string{"(1 of them warming up)", "(warming up)"}, "with time, at 2026-11-21T09:"},
+		"starts": {"unavailable: 3\nbudgets: [{name: slow, starts: 1 per 20m}]", 12, nil,
+			[]string{"budget slow: 1 hosts started in the last 20m", "(started at 2026-11-21T09:00:"}, "with time, at 2026-11-21T09:20:"},
+		"its own rate": {"unavailable: 3\nrate: 1 per 40m", 12, nil,
+			[]string{"1 hosts started in the last 40m", "(started at 2026-11-21T09:00:"}, "with time, at 2026-11-21T09:40:"},
+		"disruptions": {"unavailable: 3\nbudgets: [{name: slo, disruptions: 1 per 7d}]", 12, nil,
+			[]string{"1 disruptions in the last 7d", "(started at 2026-11-21T09:00:"}, "with time, at 2026-11-28T09:00:"},
+		"out by its owner": {"unavailable: 1", 1, func(l *lab) { g := l.hosts["h1"]; g.deed.sick, g.report.Out, g.report.Stopped = true, true, true },
+			[]string{"1 of 3 hosts are out", "held by h1 (out of rotation)"}, "when a host of it is back"},
+		"silent": {"unavailable: 1", 1, func(l *lab) { l.hosts["h1"].silent = true; l.tick(10 * time.Minute) },
+			[]string{"1 of 3 hosts are out", "held by h1 (silent)"}, "when a host of it is back"},
+		"a window": {"unavailable: 1\nwindows: ['Sun 02:00-03:00 Europe/Paris']", 1, nil, []string{"window"}, "at 2026-11-22T01:00:00Z"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newRebootLab(t, 3)
+			if tt.spoil != nil {
+				tt.spoil(l)
+				l.tick(0)
+			}
+			l.begin(toNewKernel + tt.rest)
+			l.minutes(tt.after)
+			for _, h := range l.ids {
+				e := Explain(l.s, l.v, h, l.now)
+				if e.Kind != KindBudget {
+					continue
+				}
+				for _, want := range tt.reason {
+					if !strings.Contains(e.Reason, want) {
+						t.Errorf("%q does not say %q", e.Reason, want)
+					}
+				}
+				if !strings.Contains(e.Ends(), tt.ends) {
+					t.Errorf("it ends %q, want %q", e.Ends(), tt.ends)
+				}
+				return
+			}
+			t.Error("no host waits for a budget")
+		})
+	}
+}
+
+// TestExplainNamesThePassive: the active one of a pair waits for the other, by name.
+func TestExplainNamesThePassive(t *testing.T) {
+	l := newRebootLab(t, 2)
+	for i, id := range l.ids {
+		l.v.Enrol(id, string(id), map[string]string{"pair": "fw", "role": []string{"active", "passive"}[i]}, "act")
+	}
+	l.tick(0)
+	r := l.s.Rollout(l.begin(toNewKernel + "unavailable: 2\nbudgets: [{name: ha, groupBy: pair, unavailable: 1, order: role}]"))
+	turn := newTurn(l.s, l.v, l.now)
+	b := turn.planner(r).Blocked(turn.m.index["h1"], l.now)
+	if b == nil || !b.First {
+		t.Fatalf("h1 is blocked by %+v, want the order of its pair", b)
+	}
+	if got := turn.held(r, b); !strings.Contains(got.Reason, "held by h2 (goes first)") || got.Ends() != "when they are through" {
+		t.Errorf("%+v", got)
+	}
+}

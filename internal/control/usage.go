@@ -7,10 +7,15 @@ import (
 )
 
 // Usage is what a rollout's budgets have given out, as of the last Decide; nil
-// for a rollout that plans nothing.
+// while it plans nothing, neither its way nor the way back.
 func Usage(v *View, rollout string, now time.Time) []plan.Usage {
-	if v.memo == nil || v.memo.planners[rollout] == nil {
+	if v.memo == nil {
 		return nil
 	}
-	return v.memo.planners[rollout].Usage(now)
+	for _, key := range []string{rollout, rollout + back} {
+		if p := v.memo.planners[key]; p != nil {
+			return p.Usage(now)
+		}
+	}
+	return nil
 }

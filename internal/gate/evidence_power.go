@@ -63,7 +63,7 @@ type Need struct {
 // Needed is the exposure that a policy's gate needs. The error is a baseline
 // or a chance that cannot be.
 func Needed(g policy.Gate) (Need, error) {
-	levels, err := levelsOf(g)
+	levels, err := LevelsOf(g)
 	if err != nil {
 		return Need{}, err
 	}

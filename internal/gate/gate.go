@@ -150,15 +150,15 @@ func hardCap(g policy.Gate, f Facts) *Finding {
 	return &Finding{RuleCap, LevelRevert, text}
 }
 
-// levelsOf are the levels that the policy's part for the evidence gives.
-func levelsOf(g policy.Gate) (Levels, error) { return NewLevels(g.Crashes.FalseRevert*(1-capShare), 1) }
+// LevelsOf are the levels that the policy's part for the evidence gives.
+func LevelsOf(g policy.Gate) (Levels, error) { return NewLevels(g.Crashes.FalseRevert*(1-capShare), 1) }
 
 // evidence is the word of the e-values, and E itself.
 func evidence(g policy.Gate, f Facts) (*Finding, float64) {
 	if f.Evidence == nil || g.Crashes.FalseRevert == 0 {
 		return nil, 0
 	}
-	levels, err := levelsOf(g)
+	levels, err := LevelsOf(g)
 	if err != nil {
 		return &Finding{RuleEvidence, LevelHold, err.Error()}, 0 // unknown blocks
 	}

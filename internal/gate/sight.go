@@ -18,7 +18,7 @@ type Sight struct {
 // Foresee is what will have shown after so many host-hours of apply windows
 // and of the time after. The error is a baseline or a chance that cannot be.
 func Foresee(g policy.Gate, applyHours, steadyHours float64) (Sight, error) {
-	levels, err := levelsOf(g)
+	levels, err := LevelsOf(g)
 	if err != nil {
 		return Sight{}, err
 	}

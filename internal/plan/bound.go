@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"afloat/internal/policy"
@@ -194,7 +195,7 @@ func groupBounds(pol *policy.Policy, s sums) []Bound {
 		g, b := s.groups[k], &pol.Budgets[k.budget]
 		domains[k.budget] += max(g.longest, g.cap(b))
 		if least := g.cap(b); least > best[k.budget].Least {
-			best[k.budget] = Bound{Name: b.Name, Least: least, Why: fmt.Sprintf("%d hosts of %s %s", g.n, b.Name, k.value), hides: max(b.Warm, b.Starts.Per)}
+			best[k.budget] = Bound{Name: b.Name, Least: least, Why: strings.TrimSpace(fmt.Sprintf("%d hosts of %s %s", g.n, b.Name, k.value)), hides: max(b.Warm, b.Starts.Per)}
 		}
 	}
 	for i, b := range pol.Budgets {

@@ -154,6 +154,10 @@ type Block struct {
 	Group  string    `json:"group,omitempty"` // value of its label
 	Text   string    `json:"text"`
 	Until  time.Time `json:"until,omitzero"` // when it frees by itself, zero when a host must come back first
+	// Over is the time in which starts count, 0 for a bound on who is out.
+	Over time.Duration `json:"over_ns,omitempty"`
+	// First: hosts of the group go before it that have not started either.
+	First bool `json:"first,omitempty"`
 }
 
 // limit is how many hosts of a group may be out.
@@ -215,6 +219,14 @@ func (p *Planner) block(g int32, k kind, until int64) *Block {
 		name += " (" + spec.GroupBy + " " + gr.value + ")"
 	}
 	b := &Block{Budget: spec.Name, Group: gr.value, Text: "budget " + name + ": " + p.words(gr, spec, k)}
+	switch k {
+	case gateStarts:
+		b.Over = spec.Starts.Per
+	case gateSlow:
+		b.Over = spec.Disruptions.Per
+	case gateOrder:
+		b.First = true
+	}
 	if until > 0 {
 		b.Until = time.Unix(0, until).UTC()
 	}

@@ -67,7 +67,7 @@ func (p *Planner) global() *Block {
 	pol := p.policy
 	if !pol.Rate.Zero() {
 		if n, until := p.starts.expire(p.now, pol.Rate.Per); n >= pol.Rate.N {
-			return &Block{Budget: "rate", Until: time.Unix(0, until).UTC(),
+			return &Block{Budget: "rate", Until: time.Unix(0, until).UTC(), Over: pol.Rate.Per,
 				Text: fmt.Sprintf("%d hosts started in the last %s, at most %d may", n, policy.Span(pol.Rate.Per), pol.Rate.N)}
 		}
 	}

@@ -30,7 +30,7 @@ func (p *Pace) blocked(now time.Time) *Block {
 	if n < p.rate.N {
 		return nil
 	}
-	return &Block{Budget: "fleet rate", Until: time.Unix(0, until).UTC(),
+	return &Block{Budget: "fleet rate", Until: time.Unix(0, until).UTC(), Over: p.rate.Per,
 		Text: fmt.Sprintf("fleet rate: %d hosts started in the last %s in all rollouts together, at most %d may", n, policy.Span(p.rate.Per), p.rate.N)}
 }
 

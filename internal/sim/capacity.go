@@ -100,8 +100,12 @@ type useKey struct{ budget, group string }
 
 // spend notes what is used of the first rollout's budgets.
 func (w *world) spend() float64 {
+	usage := control.Usage(w.view, "r1", w.at(w.now))
+	if usage == nil && len(w.out.Samples) > 0 { // between two turns that plan
+		return w.out.Samples[len(w.out.Samples)-1].Spent
+	}
 	most := 0.0
-	for _, u := range control.Usage(w.view, "r1", w.at(w.now)) {
+	for _, u := range usage {
 		most = max(most, share(u.Out, u.Limit))
 		k := useKey{u.Budget, u.Group}
 		b := w.used[k]

@@ -68,7 +68,7 @@ func TestSVG(t *testing.T) {
 			lines++
 		}
 	}
-	if lines != 4 || !strings.Contains(b.String(), "reverts at 100") || !strings.Contains(b.String(), "reverted after") {
+	if lines != 4 || !strings.Contains(b.String(), "reverts at 133") || !strings.Contains(b.String(), "reverted after") {
 		t.Errorf("%d curves in\n%s", lines, b.String())
 	}
 }

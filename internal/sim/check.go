@@ -37,7 +37,7 @@ type checked struct {
 	starts  []start
 	applied time.Time
 	gen     uint64
-	wasOut  bool          // when it was admitted last: taking it cost nothing
+	wasOut  bool          // when it was admitted last, or told to go back: taking it cost nothing
 	heard   time.Duration // its last sign of life, but for heartbeats while they are given
 }
 
@@ -109,8 +109,10 @@ func (c *checker) moved(id fleet.HostID, m control.Move, at time.Time) {
 	if h.rollout == m.Rollout {
 		from = h.phase
 	}
-	if m.To == rollout.Admitted {
+	if m.To == rollout.Admitted || m.To == rollout.Reverting && m.Act != nil {
 		h.wasOut = c.isOut(c.w.state.Rollout(m.Rollout), id)
+	}
+	if m.To == rollout.Admitted {
 		c.admitted(id, h, m)
 		s := start{m.Rollout, at}
 		h.starts, c.starts, h.applied = append(h.starts, s), append(c.starts, s), time.Time{}
@@ -162,6 +164,8 @@ func (c *checker) admitted(id fleet.HostID, h *checked, m control.Move) {
 		return
 	case now.Sub(seen.Heard) > r.Policy.Timeouts.Silent:
 		c.w.fail("host %s is admitted though silent since %s", id, seen.Heard)
+	case seen.Report.Blind != "":
+		c.w.fail("host %s is admitted though its crash evidence cannot be seen", id)
 	case seen.Report.Mode != fleet.ModeAct || seen.Report.Stopped:
 		c.w.fail("host %s is admitted against its owner's will", id)
 	case !r.Policy.Select.Matches(seen.Labels):

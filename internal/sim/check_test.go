@@ -218,6 +218,8 @@ func TestCheckerSees(t *testing.T) {
 			func(f *forger) { f.wave("r1", 0, rollout.WaveCloses) }, "host a-0 has not been heard since the server leads"},
 		{"its owner's stop file", "", policy.Rate{}, func(f *forger) { f.says("a-0", func(r *wire.Report) { r.Stopped = true }) },
 			func(f *forger) { f.admit("a-0") }, "against its owner's will"},
+		{"blind", "", policy.Rate{}, func(f *forger) { f.says("a-0", func(r *wire.Report) { r.Blind = "no kernel log" }) },
+			func(f *forger) { f.admit("a-0") }, "its crash evidence cannot be seen"},
 		{"not selected", "select: rack=r0", policy.Rate{}, func(f *forger) { f.admit("a-0") },
 			func(f *forger) { f.admit("a-4") }, "host a-4 is admitted and not selected"},
 		{"somebody else's live patch", "", policy.Rate{}, func(f *forger) {

@@ -80,7 +80,7 @@ func (d Drill) Play(hosts, runs int, seed uint64) (DrillResult, error) {
 		}
 		out.Exposed, out.Crashes, out.Took = max(out.Exposed, res.Exposed), max(out.Crashes, res.Crashes), max(out.Took, res.Took)
 		if why := d.wrong(res); why != "" {
-			out.Failures = append(out.Failures, fmt.Sprintf("seed %d: %s", o.Seed, why))
+			out.Failures = append(out.Failures, fmt.Sprintf("seed %d: %s; again: afloat drill %s --hosts %d --seed %d --runs 1", o.Seed, why, d.Name, hosts, o.Seed))
 			continue
 		}
 		out.Passed++

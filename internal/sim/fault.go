@@ -40,6 +40,7 @@ func Faults() map[string]string {
 		"twice":            "SHARE of the reports come twice",
 		"cut":              "SHARE of the hosts cannot be heard from TIME on for DURATION",
 		"down":             "SHARE of the hosts (or so many: 1host, 20hosts; or the selected ones) lose power at TIME for DURATION",
+		"blind":            "SHARE of the hosts cannot see crash evidence from TIME on for DURATION",
 		"owner-drains":     "SHARE of the hosts are out of rotation by their owner's hand from TIME on for DURATION",
 		"never-returns":    "SHARE of the boots never end",
 		"server-crash":     "the server dies at TIME and another leads after DURATION",

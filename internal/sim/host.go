@@ -47,6 +47,7 @@ type host struct {
 	idle    bool // as accounted
 	// standard is the kernel that boots by default.
 	standard string
+	blind    string // why it cannot see crash evidence
 	m        *machine
 }
 
@@ -60,6 +61,7 @@ type told struct {
 	mode       fleet.Mode
 	nonce      string
 	out        bool
+	blind      bool
 }
 
 // patch is a live patch in the pretended kernel.
@@ -106,7 +108,7 @@ func (h *host) settle(now time.Duration) {
 func (h *host) observe(s *shard, now time.Duration) converge.Observed {
 	h.settle(now)
 	o := converge.Observed{Boot: h.bootID(), Kernel: *h.kernel, Modules: h.modules, Ceiling: fleet.ModeAct,
-		Permit: h.permit, Limits: converge.DefaultLimits()}
+		Permit: h.permit, Limits: converge.DefaultLimits(), Blind: h.blind}
 	if h.group.Observe {
 		o.Ceiling = fleet.ModeObserve
 	}
@@ -248,7 +250,7 @@ func (h *host) tell(s *shard, now time.Duration) {
 		}
 	}
 	news := told{h.last.Phase, h.j.Desired.Generation, h.boots, len(h.j.Crashes), live, converge.Mode(h.j.Desired, fleet.ModeAct),
-		h.j.Did, h.out(now)}
+		h.j.Did, h.out(now), h.blind != ""}
 	if news == h.told || h.quiet {
 		return
 	}
@@ -264,7 +266,7 @@ func (h *host) report(s *shard, now time.Duration) wire.Report {
 		ceiling = fleet.ModeObserve
 	}
 	r := wire.Report{Version: wire.Version, Host: h.id, Seq: h.seq, Name: string(h.id), Kernel: *h.kernel, Boot: h.bootID(),
-		Nonce: h.j.Did, Out: h.out(now), Abilities: h.group.able, UptimeS: h.clock(now).Seconds(), Labels: h.labels, Mode: converge.Mode(h.j.Desired, ceiling), Epoch: h.j.Epoch,
+		Nonce: h.j.Did, Out: h.out(now), Blind: h.blind, Abilities: h.group.able, UptimeS: h.clock(now).Seconds(), Labels: h.labels, Mode: converge.Mode(h.j.Desired, ceiling), Epoch: h.j.Epoch,
 		Generation: h.j.Desired.Generation, Phase: h.last.Phase, Reason: h.last.Reason, Crashes: h.j.Recent(h.wall(s, now).Add(-7 * 24 * time.Hour))}
 	if r.Phase == "" {
 		r.Phase = wire.PhaseIdle
@@ -280,6 +282,9 @@ func (h *host) report(s *shard, now time.Duration) wire.Report {
 
 // oops is crash evidence that does not take the host down.
 func (h *host) oops(s *shard, e event) {
+	if h.blind != "" {
+		return // nobody sees it
+	}
 	c := wire.Crash{ID: fmt.Sprintf("oops-%s-%d", h.bootID(), e.at), Kind: wire.CrashOops, Boot: h.bootID(), Live: e.digest, Signature: "simulated"}
 	h.write(s, converge.Record{Kind: converge.RecordCrash, Boot: h.bootID(), Time: h.wall(s, e.at), Crash: &c})
 	h.run(s, e.at)

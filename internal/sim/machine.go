@@ -152,6 +152,16 @@ func (h *host) byOwner(s *shard, out bool, now time.Duration) {
 	}
 }
 
+// see lets the host see its crash evidence, or not.
+func (h *host) see(s *shard, sees bool, now time.Duration) {
+	if h.blind = ""; !sees {
+		h.blind = "the kernel log cannot be read"
+	}
+	if !h.down && !h.gone && !h.away {
+		h.run(s, now)
+	}
+}
+
 // perform carries out an ordered action.
 func (h *host) perform(s *shard, a converge.Action, now time.Duration) {
 	m := h.m
@@ -217,8 +227,11 @@ func (h *host) goDown(s *shard, now, takes time.Duration) {
 	}
 	h.account(s)
 	s.silent(h, now)
-	if s.random(h) < s.chance("never-returns", h) || broken && s.hit("breaks-next-boot", h) {
+	if h.gone = s.random(h) < s.chance("never-returns", h); !h.gone && broken && s.hit("breaks-next-boot", h) {
 		h.gone = true
+		s.crashes++
+	}
+	if h.gone {
 		return
 	}
 	s.schedule(now+takes, h, evBack)

@@ -47,6 +47,8 @@ type Result struct {
 	Services []ServiceUse `json:"services,omitempty"`
 	Moments  []Moment     `json:"timeline"`
 	Samples  []Sample     `json:"samples,omitempty"`
+	// Levels are those of E at which the policy's gate holds and reverts.
+	Levels gate.Levels `json:"levels"`
 	// Broken lists the invariants that did not hold: a bug, never a result.
 	Broken []string `json:"broken,omitempty"`
 }
@@ -157,7 +159,7 @@ func (w *world) plant() {
 	}
 	for n, f := range w.faults {
 		switch f.Name {
-		case "cut", "down", "owner-drains", "server-crash", "abort", "pause", "revert", "join":
+		case "cut", "down", "owner-drains", "blind", "server-crash", "abort", "pause", "revert", "join":
 			w.queue.push(event{at: f.At, kind: evFault, fault: n})
 		}
 	}
@@ -171,7 +173,7 @@ func (w *world) begin(n int) {
 	f := w.faults[n]
 	w.say("fault %s", f)
 	switch f.Name {
-	case "cut", "down", "owner-drains":
+	case "cut", "down", "owner-drains", "blind":
 		w.strike(n)
 	case "server-crash":
 		w.offline = true
@@ -205,6 +207,9 @@ func (w *world) strike(n int) {
 			w.cut[n] = append(w.cut[n], i)
 		case "owner-drains":
 			h.byOwner(w.shard(i), true, w.now)
+			w.cut[n] = append(w.cut[n], i)
+		case "blind":
+			h.see(w.shard(i), false, w.now)
 			w.cut[n] = append(w.cut[n], i)
 		default:
 			h.die(w.shard(i), w.now, f.For)
@@ -244,6 +249,10 @@ func (w *world) end(n int) {
 	case "owner-drains":
 		for _, i := range w.cut[n] {
 			w.hosts[i].byOwner(w.shard(i), false, w.now)
+		}
+	case "blind":
+		for _, i := range w.cut[n] {
+			w.hosts[i].see(w.shard(i), true, w.now)
 		}
 	case "pause":
 		w.operate(control.Resume, n)
@@ -435,6 +444,7 @@ const manyHosts = 20_000
 func (w *world) finish() {
 	w.sample(true)
 	w.out.Budgets, w.out.Services = w.capacity()
+	w.out.Levels, _ = gate.LevelsOf(w.state.Rollout("r1").Policy.Gate) // of a policy that was read
 	switch r := w.state.Rollout("r1"); {
 	case r.Phase == rollout.PhaseReverting || r.Phase == rollout.PhaseReverted:
 		w.out.Verdict = gate.LevelRevert

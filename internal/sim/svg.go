@@ -11,13 +11,6 @@ import (
 	"time"
 )
 
-// HoldsAt and RevertsAt are the levels of E as the usual policy has them: 1 %
-// of harmless rollouts are reverted.
-const (
-	HoldsAt   = 20
-	RevertsAt = 100
-)
-
 // The picture: three panels over one time axis, and the words beside them.
 const (
 	svgWidth, svgHeight = 1080, 640
@@ -49,8 +42,8 @@ func (r Result) SVG(w io.Writer) error {
 	d.line(0, inkOrange, func(s Sample) float64 { return float64(s.Acting) / hosts })
 	d.legend(0, key{inkBlue, "have it"}, key{inkOrange, "under way"})
 	d.panel(1, "evidence E", func(share float64) string { return strconv.FormatFloat(math.Pow(10, 4*share-1), 'g', 4, 64) })
-	d.level(1, evidence(HoldsAt), "holds at 20")
-	d.level(1, evidence(RevertsAt), "reverts at 100")
+	d.level(1, evidence(r.Levels.Hold), fmt.Sprintf("holds at %.0f", r.Levels.Hold))
+	d.level(1, evidence(r.Levels.Revert), fmt.Sprintf("reverts at %.0f", r.Levels.Revert))
 	d.line(1, inkRed, func(s Sample) float64 { return evidence(s.E) })
 	d.panel(2, "capacity", func(share float64) string { return fmt.Sprintf("%.0f %%", share*100) })
 	d.line(2, inkGreen, func(s Sample) float64 { return s.Serving })

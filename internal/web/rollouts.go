@@ -117,8 +117,8 @@ func (o *operators) explain(r *http.Request, _ audit.Actor) (any, error) {
 		e.Desired += fmt.Sprintf(", %s %s by order %s", d.Action, d.Object(), d.Nonce)
 	}
 	if why := v.Why.Reason; why != "" {
-		if v.Why.Frees != "" {
-			why += "; this ends " + v.Why.Frees
+		if ends := v.Why.Ends(); ends != "" {
+			why += "; this ends " + ends
 		}
 		e.Reasons = append([]string{why}, e.Reasons...)
 	}

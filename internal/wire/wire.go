@@ -166,6 +166,8 @@ type Report struct {
 	// Abilities are the actions this agent can carry out beside ActionLive;
 	// none means only that one.
 	Abilities []Action `json:"abilities,omitempty"`
+	// Blind says why crash evidence of this boot cannot be seen, "" if it can.
+	Blind string `json:"blind,omitempty"`
 	// Refusals are orders and bundles this host turned down since its last acknowledged report.
 	Refusals []Refusal `json:"refusals,omitempty"`
 }
