@@ -43,9 +43,9 @@ func newPlan() *cobra.Command {
 			return err
 		}
 		parts, rest := apart(hosts)
-		f := plan.Ahead(p, work(p, parts, *takes, took), time.Now())
+		f := ahead(p, work(p, parts, *takes, took), time.Now())
 		if *asJSON {
-			return write(cmd.OutOrStdout(), "json", livePlan{Forecast: f, Rest: rest}, table{})
+			return write(cmd.OutOrStdout(), "json", livePlan{foreseen: f, Rest: rest}, table{})
 		}
 		if err := printForecast(cmd.OutOrStdout(), p, f, false); err != nil {
 			return err
@@ -58,9 +58,21 @@ func newPlan() *cobra.Command {
 	return cmd
 }
 
+// foreseen is a forecast with what it leaves of the capacity.
+type foreseen struct {
+	plan.Forecast
+	Budgets  []plan.Peak `json:"budgets,omitempty"`
+	Services []plan.Low  `json:"services,omitempty"`
+}
+
+func ahead(p *policy.Policy, hosts []plan.Work, from time.Time) foreseen {
+	f := plan.Ahead(p, hosts, from)
+	return foreseen{f, plan.Peaks(p, hosts, f), plan.Lows(p, hosts, f)}
+}
+
 // livePlan is the forecast and who has no part in it.
 type livePlan struct {
-	plan.Forecast
+	foreseen
 	Rest []left `json:"not_counted,omitempty"`
 }
 

@@ -85,10 +85,11 @@ func runSim(cmd *cobra.Command, file string, o simOptions) error {
 	if err != nil {
 		return err
 	}
-	forecast := plan.Ahead(p, fleet.Work(p.Target, o.takes), sim.Started())
+	work := fleet.Work(p.Target, o.takes)
 	if o.forecast {
-		return printForecast(cmd.OutOrStdout(), p, forecast, o.json)
+		return printForecast(cmd.OutOrStdout(), p, ahead(p, work, sim.Started()), o.json)
 	}
+	forecast := plan.Ahead(p, work, sim.Started())
 	options := sim.Options{Policy: string(source), Fleet: fleet, Seed: o.seed, Horizon: o.horizon, Check: fleet.Size() <= 2000}
 	for _, s := range o.faults {
 		f, err := sim.ParseFault(s)
@@ -163,14 +164,14 @@ func printSim(w io.Writer, res sim.Result, f plan.Forecast, asJSON bool) error {
 	}
 	fmt.Fprintf(w, "crashes: %d by the patch, %d of healthy hosts, %d counted against the rollout\n", res.Crashes, res.Background, res.Counted)
 	curves(w, res)
-	capacity(w, res)
+	capacity(w, res.Budgets, res.Services)
 	if res.Phase == rollout.PhaseComplete && f.Over > 0 {
 		fmt.Fprintf(w, "it took %s, the forecast was %s\n", res.Took.Round(time.Second), f.Over.Round(time.Second))
 	}
 	return forecastLines(w, f)
 }
 
-func printForecast(w io.Writer, p *policy.Policy, f plan.Forecast, asJSON bool) error {
+func printForecast(w io.Writer, p *policy.Policy, f foreseen, asJSON bool) error {
 	if asJSON {
 		return write(w, "json", f, table{})
 	}
@@ -178,7 +179,9 @@ func printForecast(w io.Writer, p *policy.Policy, f plan.Forecast, asJSON bool) 
 	for _, wave := range f.Waves {
 		fmt.Fprintf(w, "  wave %-12s %7d hosts  opens %8s  over %8s  gate: %s\n", wave.Name, wave.Hosts, wave.Opens.Round(time.Second), wave.Ends.Round(time.Second), said(wave))
 	}
-	return forecastLines(w, f)
+	used, served := usesOf(f)
+	capacity(w, used, served)
+	return forecastLines(w, f.Forecast)
 }
 
 // said is what the gate can say at the end of a wave in which nothing crashes.

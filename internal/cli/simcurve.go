@@ -49,12 +49,23 @@ func spark(res sim.Result, value func(sim.Sample) float64) string {
 	return b.String()
 }
 
-// capacity prints what was used of the budgets and what the services had left.
-func capacity(w io.Writer, res sim.Result) {
+// usesOf is what a forecast uses, in the terms of a run.
+func usesOf(f foreseen) (budgets []sim.BudgetUse, services []sim.ServiceUse) {
+	for _, b := range f.Budgets {
+		budgets = append(budgets, sim.BudgetUse{Budget: b.Budget, Group: b.Group, Hosts: b.Hosts, Limit: b.Limit, Most: b.Most, At: b.At})
+	}
+	for _, s := range f.Services {
+		services = append(services, sim.ServiceUse{Service: s.Service, Hosts: s.Hosts, Least: s.Least, At: s.At})
+	}
+	return budgets, services
+}
+
+// capacity prints what is used of the budgets and what the services have left.
+func capacity(w io.Writer, budgets []sim.BudgetUse, services []sim.ServiceUse) {
 	const most = 5
-	for i, b := range res.Budgets {
+	for i, b := range budgets {
 		if i == most {
-			fmt.Fprintf(w, "          and %d budgets less used\n", len(res.Budgets)-most)
+			fmt.Fprintf(w, "          and %d budgets less used\n", len(budgets)-most)
 			break
 		}
 		name := b.Budget
@@ -63,9 +74,9 @@ func capacity(w io.Writer, res sim.Result) {
 		}
 		fmt.Fprintf(w, "budget    %-24s at most %d of %d were out, %d may be, after %s\n", name, b.Most, b.Hosts, b.Limit, b.At.Round(time.Second))
 	}
-	for i, s := range res.Services {
+	for i, s := range services {
 		if i == most {
-			fmt.Fprintf(w, "          and %d services with more left\n", len(res.Services)-most)
+			fmt.Fprintf(w, "          and %d services with more left\n", len(services)-most)
 			break
 		}
 		load := ""
