@@ -156,7 +156,7 @@ func (g *graph) addRefs(n *node) {
 		}
 		n.refs = append(n.refs, g.resolve(s, r, n.off))
 	}
-	if n.function() && len(g.bySection[s]) > 1 {
+	if n.function() && n.size < s.Size {
 		g.absorbBranches(n)
 	}
 }

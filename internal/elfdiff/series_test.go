@@ -209,3 +209,17 @@ func TestFunctionsStayOpen(t *testing.T) {
 		t.Errorf("changed %v, refused %v: the code is the same", names(d.Changed), d.Refusals)
 	}
 }
+
+// A jump past the function's end leaves it, whether or not something there has a name.
+func TestJumpIntoUnnamedCode(t *testing.T) {
+	source := `int f(int a) { return a + 1; }`
+	beside := `asm(".pushsection .text\n.type beside, @function\nbeside: xor %eax, %eax\njmp 1f\n.size beside, . - beside\n1: ret\nint3\n.popsection");
+extern int beside(void); int f(int a) { return a + beside(); }`
+	d := diff(t, source, beside)
+	if len(d.Refusals) != 1 || d.Refusals[0].Class != ClassAssembly || d.Refusals[0].Symbol != "beside" {
+		t.Errorf("refused %v", d.Refusals)
+	}
+	if d := diff(t, source, strings.Replace(beside, "jmp 1f", "ret", 1)); len(d.Refusals) > 0 {
+		t.Errorf("refused %v, though nothing leaves it", d.Refusals)
+	}
+}
