@@ -64,6 +64,12 @@ patches: TEST_KITS += debian:6.12.117+deb12-amd64 debian:6.1.0-53-rt-amd64 debia
 patches: setup build kits ## live patches written by hand, one for each feature and each kind of refusal, on several kernels, built and loaded (five minutes)
 	AFLOAT_PATCHES=1 $(GO) test -count=1 -p 1 -timeout 40m -v ./internal/lab/patches ./internal/kit
 
+SERIES ?= 5.10 6.18
+
+.PHONY: series
+series: ## the same patches on the oldest and the newest series of kernels, in folders of their Debian releases (root, ten minutes)
+	@set -e; for s in $(SERIES); do scripts/series $$s; done
+
 .PHONY: bench-gate
 bench-gate: ## how often the crash gate stops good patches, and how early bad ones (a few minutes)
 	$(GO) run ./internal/sim/gatebench
