@@ -90,3 +90,11 @@ func TestCallers(t *testing.T) {
 		t.Errorf("a name of two functions: %v", err)
 	}
 }
+
+func TestFreedAfterBoot(t *testing.T) {
+	for name, want := range map[string]bool{".init.text": true, ".exit.data": true, ".ibt_endbr_seal": true, ".text": false, ".rodata": false, "__ex_table": false} {
+		if freed(name) != want {
+			t.Errorf("%s: freed is %t", name, !want)
+		}
+	}
+}

@@ -51,7 +51,7 @@ func Vmlinux(r io.ReaderAt, k *kernel.Kallsyms) (img *Image, err error) {
 	for _, s := range f.Sections {
 		if s.Type == elf.SHT_PROGBITS && s.Flags&elf.SHF_ALLOC != 0 && s.Flags&elf.SHF_COMPRESSED == 0 {
 			img.segments = append(img.segments, segment{addr: s.Addr, size: s.FileSize, data: s, code: s.Flags&elf.SHF_EXECINSTR != 0,
-				boot: strings.HasPrefix(s.Name, ".init.") || strings.HasPrefix(s.Name, ".exit."), unwind: s.Name == ".orc_unwind_ip"})
+				boot: freed(s.Name), unwind: s.Name == ".orc_unwind_ip"})
 		}
 	}
 	for _, s := range k.All() {
@@ -254,4 +254,10 @@ func (img *Image) nameAt(addr uint64) string {
 		return fmt.Sprintf("%#x", addr)
 	}
 	return best
+}
+
+// freed says that a section of vmlinux is of no use after boot: its code and data
+// for boot, and the list of functions that nothing points at, which boot closes.
+func freed(section string) bool {
+	return strings.HasPrefix(section, ".init.") || strings.HasPrefix(section, ".exit.") || section == ".ibt_endbr_seal"
 }
