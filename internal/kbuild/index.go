@@ -16,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 
+	"afloat/internal/kernel"
 	"afloat/internal/kit"
 )
 
@@ -25,7 +26,11 @@ type Index struct {
 }
 
 // indexFile is in the kit's cache; its name changes with its format.
-const indexFile = "objects-3.json.gz"
+const indexFile = "objects-4.json.gz"
+
+// earlierIndexFile is of the same format. Its modules are by the name that the
+// compiler is told: most kernels have no object for which that is another's.
+const earlierIndexFile = "objects-3.json.gz"
 
 // minUnits: a kernel has thousands of objects, so fewer mean that make stopped early.
 const minUnits = 500
@@ -114,6 +119,9 @@ func LoadIndex(ctx context.Context, k *kit.Kit, progress func(string)) (*Index, 
 	if units, err := readIndex(file); err == nil {
 		return newIndex(units), nil
 	}
+	if units, err := readIndex(filepath.Join(k.Cache(), earlierIndexFile)); err == nil && allShipped(units, k) {
+		return newIndex(units), nil
+	}
 	if progress != nil {
 		progress("listing the kernel's objects (once per kernel)")
 	}
@@ -129,6 +137,16 @@ func LoadIndex(ctx context.Context, k *kit.Kit, progress func(string)) (*Index, 
 		return nil, fmt.Errorf("list objects of %s: %w", k.Ref, err)
 	}
 	return x, nil
+}
+
+// allShipped says that the kernel ships each module that an object is said to be of.
+func allShipped(units []Unit, k *kit.Kit) bool {
+	return !slices.ContainsFunc(units, func(u Unit) bool {
+		return u.Module != "" && slices.ContainsFunc(strings.Split(u.Module, ":"), func(name string) bool {
+			_, shipped := k.Modules[name]
+			return !shipped
+		})
+	})
 }
 
 // askMake lets make print what it would run for the whole kernel. It ends
@@ -166,19 +184,58 @@ func askMake(ctx context.Context, k *kit.Kit) ([]Unit, error) {
 func parseUnits(r io.Reader, compiler string) ([]Unit, error) {
 	var units []Unit
 	var late []string
+	modules := map[string][]string{}
 	scan := bufio.NewScanner(r)
 	scan.Buffer(make([]byte, 1<<16), 16<<20)
 	for scan.Scan() {
 		if u, ok := parseUnit(scan.Text(), compiler); ok {
 			units = append(units, u)
-		} else if late == nil {
+			continue
+		}
+		module, objects := linkedInto(scan.Text())
+		for _, o := range objects {
+			modules[o] = append(modules[o], module)
+		}
+		if late == nil {
 			late = lateObjtool(scan.Text())
 		}
 	}
+	nameModules(units, modules)
 	if late != nil {
 		addLateObjtool(units, late)
 	}
 	return units, scan.Err()
+}
+
+// linkedInto reads the line by which make writes the list of a module's objects,
+// DIR/NAME.mod; nothing from every other line.
+func linkedInto(line string) (module string, objects []string) {
+	if !strings.Contains(line, ".mod") {
+		return "", nil
+	}
+	for _, c := range splitShell(line) {
+		at, n := slices.Index(c, "|"), len(c)
+		if n < 4 || c[0] != "printf" || at < 0 || c[n-2] != ">" || path.Ext(c[n-1]) != ".mod" {
+			continue
+		}
+		for _, name := range c[2:at] {
+			objects = append(objects, path.Join(path.Dir(c[n-1]), name))
+		}
+		return kernel.ModuleName(strings.TrimSuffix(c[n-1], ".mod")), objects
+	}
+	return "", nil
+}
+
+// nameModules corrects the modules of objects by the lists. The name that the
+// compiler is told is another where the rule is not the module's own: xe compiles
+// files of i915 by one that takes each for a module.
+func nameModules(units []Unit, modules map[string][]string) {
+	for i, u := range units {
+		if names := modules[path.Clean(u.Object)]; u.Module != "" && len(names) > 0 {
+			slices.Sort(names)
+			units[i].Module = strings.Join(slices.Compact(names), ":")
+		}
+	}
 }
 
 // lateObjtool finds the command that kernels with IBT run on each linked

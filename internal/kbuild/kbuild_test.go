@@ -66,6 +66,55 @@ func TestParseUnitsWithLateObjtool(t *testing.T) {
 	}
 }
 
+// A rule of a module's own may tell the compiler another name; what the object is linked into counts.
+func TestModulesByTheirLists(t *testing.T) {
+	object := func(path, name string) string {
+		return fmt.Sprintf("set -e; gcc-12 -DMODULE -DKBUILD_MODNAME='%q' -c -o %s %s.c", name, path, strings.TrimSuffix(path, ".o"))
+	}
+	list := func(module, objects string) string {
+		return fmt.Sprintf("set -e; trap 'rm -f %[1]s.mod; trap - HUP' HUP; printf '%%s\\n'   %[2]s | awk '!x[$0]++ { print(\"d/\"$0) }' > %[1]s.mod; "+
+			"printf '%%s\\n' 'savedcmd_%[1]s.mod := x' > .%[1]s.mod.cmd", module, objects)
+	}
+	units, err := parseUnits(strings.NewReader(strings.Join([]string{
+		object("d/gpu/xe/i915-display/crtc.o", "crtc"), object("d/gpu/amd/amdgpu/../display/dc.o", "amdgpu"), object("d/snd/shared.o", "a:b"),
+		object("d/snd/one.o", "one"), object("d/snd/unlisted.o", "unlisted"), strings.ReplaceAll(object("d/built-in.o", "builtin"), "-DMODULE ", ""),
+		list("d/gpu/xe/xe", "main.o i915-display/crtc.o"), list("d/gpu/amd/amdgpu/amdgpu", "../display/dc.o"),
+		list("d/snd/snd-b", "shared.o"), list("d/snd/snd-a", "shared.o one.o shared.o"), list("d/wrong", "built-in.o"),
+	}, "\n")), "gcc-12")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, u := range units {
+		got[u.Object] = u.Module
+	}
+	want := map[string]string{"d/gpu/xe/i915-display/crtc.o": "xe", "d/gpu/amd/amdgpu/../display/dc.o": "amdgpu", "d/snd/shared.o": "snd_a:snd_b",
+		"d/snd/one.o": "snd_a", "d/snd/unlisted.o": "unlisted", "d/built-in.o": ""}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+// An earlier list serves where each of its modules is one of the kernel's; else make is asked again.
+func TestEarlierIndex(t *testing.T) {
+	units, err := parseUnits(strings.NewReader(builtinLine+"\n"+moduleLine+"\n"), "gcc-12")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := &kit.Kit{Dir: t.TempDir(), Info: kit.Info{Compiler: "gcc-12"}}
+	if err := errors.Join(os.MkdirAll(k.Cache(), 0o755), os.MkdirAll(k.Source(), 0o755), writeIndex(filepath.Join(k.Cache(), earlierIndexFile), units)); err != nil {
+		t.Fatal(err)
+	}
+	for name, modules := range map[string]map[string]string{"serves": {"ext4": "modules/ext4.ko"}, "does not": {"ext3": "modules/ext3.ko"}} {
+		k.Modules = modules
+		asked := false
+		x, err := LoadIndex(t.Context(), k, func(string) { asked = true })
+		if serves := name == "serves"; asked == serves || (err == nil) != serves || serves && len(x.Sources()) != len(units) {
+			t.Errorf("%s: asked make: %v, %v", name, asked, err)
+		}
+	}
+}
+
 func TestIndexKeepsUnits(t *testing.T) {
 	units, err := parseUnits(strings.NewReader(builtinLine+"\n"+moduleLine+"\n"), "gcc-12")
 	if err != nil {
