@@ -50,6 +50,9 @@ type Rollout struct {
 	// Verdict is what the gate says last, with its reasons.
 	Verdict string   `json:"verdict,omitempty"`
 	Reasons []string `json:"reasons,omitempty"`
+	// ETA says when it will be through and what bounds that, "" once nothing is
+	// left. Only in a RolloutDetail.
+	ETA string `json:"eta,omitempty"`
 	// Reboot is how soon one must follow by the word of the target's publisher.
 	Reboot string `json:"reboot,omitempty"`
 	// Debt says that the reboots it owes, or pays off, will not be in time, and

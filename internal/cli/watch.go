@@ -206,6 +206,9 @@ func summary(r api.Rollout) []string {
 		}
 		out = append(out, strings.TrimRight(line, " "))
 	}
+	if r.ETA != "" {
+		out = append(out, "  eta: "+r.ETA)
+	}
 	if r.Reboot != "" {
 		out = append(out, "  reboot: "+r.Reboot+", by its publisher's word")
 	}

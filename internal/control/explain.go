@@ -128,6 +128,9 @@ type Status struct {
 	Crashed  []fleet.HostID `json:"crashed,omitempty"`
 	// Reboot is how soon one must follow by the word of the target's publisher.
 	Reboot bundle.Reboot `json:"reboot,omitempty"`
+	// ETA says when it will be through, in words, "" if nothing is left. StatusOf
+	// leaves it out: it takes a forecast.
+	ETA string `json:"eta,omitempty"`
 	// Debt says that reboots it owes, or pays off, will not be in time; "" while
 	// they will. StatusOf leaves it out: it takes a forecast.
 	Debt  string       `json:"debt,omitempty"`

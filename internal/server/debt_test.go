@@ -18,6 +18,9 @@ func TestLateDebtIsSaid(t *testing.T) {
 		t.Fatal(err)
 	}
 	var d wire.Desired
+	if st, _, err := s.Rollout(t.Context(), "r1"); err != nil || !strings.HasPrefix(st.ETA, "last host done about ") {
+		t.Errorf("the eta is %q (%v)", st.ETA, err)
+	}
 	g.until(t, func() bool { d, _ = g.orders(t); return d.Live != "" })
 	g.say(t, func(r *wire.Report) {
 		r.Phase, r.Generation = wire.PhaseApplied, d.Generation

@@ -40,7 +40,8 @@ func (s *Server) Rollouts(ctx context.Context) ([]control.Status, error) {
 func (s *Server) Rollout(ctx context.Context, id string) (control.Status, []MemberView, error) {
 	var members []MemberView
 	var owing control.Owing
-	owes := false
+	var rest control.Rest
+	var owes, going bool
 	st, err := ask(ctx, s, func(o *owner) (control.Status, error) {
 		now := time.Now()
 		st, ok := control.StatusOf(o.state, o.view, id, now)
@@ -49,6 +50,7 @@ func (s *Server) Rollout(ctx context.Context, id string) (control.Status, []Memb
 		}
 		members = o.members(o.state.Rollout(id), now)
 		owing, owes = control.Deadlines(o.state, o.view, id, now)
+		rest, going = control.RestOf(o.state, o.view, id, now)
 		return st, nil
 	})
 	if err != nil {
@@ -56,6 +58,9 @@ func (s *Server) Rollout(ctx context.Context, id string) (control.Status, []Memb
 	}
 	if owes {
 		st.Debt = s.outlooks.of(owing, time.Now()).Text()
+	}
+	if going {
+		st.ETA = s.outlooks.eta(id, rest, time.Now()).Text()
 	}
 	return st, members, nil
 }
@@ -138,8 +143,29 @@ func (s *Server) Explain(ctx context.Context, name string) (ExplainView, error) 
 // outlooks keeps what was played ahead for a while: a listing that is asked
 // for four times a second need not play a fleet each time.
 type outlooks struct {
-	mu  sync.Mutex
-	all map[string]outlook
+	mu   sync.Mutex
+	all  map[string]outlook
+	etas map[string]eta
+}
+
+type eta struct {
+	control.ETA
+	at   time.Time
+	rest control.Rest
+}
+
+func (x *outlooks) eta(id string, rest control.Rest, now time.Time) control.ETA {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	last, ok := x.etas[id]
+	if !ok || now.Sub(last.at) > fresh || !rest.Like(last.rest) {
+		last = eta{rest.ETA(now), now, rest}
+		if x.etas == nil {
+			x.etas = map[string]eta{}
+		}
+		x.etas[id] = last
+	}
+	return last.ETA
 }
 
 type outlook struct {
