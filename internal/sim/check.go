@@ -109,7 +109,7 @@ func (c *checker) moved(id fleet.HostID, m control.Move, at time.Time) {
 	if h.rollout == m.Rollout {
 		from = h.phase
 	}
-	if m.To == rollout.Admitted || m.To == rollout.Reverting && m.Act != nil {
+	if m.To == rollout.Admitted || m.To == rollout.Reverting && m.Act != nil && !from.Acting() { // on its way it has cost what it costs
 		h.wasOut = c.isOut(c.w.state.Rollout(m.Rollout), id)
 	}
 	if m.To == rollout.Admitted {

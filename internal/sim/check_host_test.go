@@ -5,7 +5,10 @@ import (
 	"testing"
 	"time"
 
+	"afloat/internal/control"
 	"afloat/internal/converge"
+	"afloat/internal/fleet"
+	"afloat/internal/rollout"
 	"afloat/internal/wire"
 )
 
@@ -68,6 +71,28 @@ func TestCheckerSeesTheHosts(t *testing.T) {
 	}
 	w.check.truth()
 	if got := strings.Join(w.out.Broken, "\n"); !strings.Contains(got, "budget one") || !strings.Contains(got, "out by order") {
+		t.Errorf("the checker says %q", got)
+	}
+}
+
+// TestCheckerCountsTheWayBack: a host that a rollout took out of service is out
+// by its order still when it is told to go back.
+func TestCheckerCountsTheWayBack(t *testing.T) {
+	w := rebooting(t)
+	took := false
+	for i := range w.hosts {
+		h := &w.hosts[i]
+		if h.outByOrder() {
+			w.check.before(control.Record{At: w.at(w.now), Moves: []control.Move{{Rollout: "r1", To: rollout.Reverting,
+				Act: &control.Act{Back: true}, Hosts: []fleet.HostID{h.id}}}})
+			continue
+		}
+		if h.m != nil && !h.down && !took { // another one that was through
+			h.m.drained, took = w.now, true
+		}
+	}
+	w.check.truth()
+	if got := strings.Join(w.out.Broken, "\n"); !took || !strings.Contains(got, "2 of 10 hosts are out by order") {
 		t.Errorf("the checker says %q", got)
 	}
 }
