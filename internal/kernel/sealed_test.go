@@ -30,3 +30,12 @@ func TestReadSealed(t *testing.T) {
 		}
 	}
 }
+
+func FuzzReadSealed(f *testing.F) {
+	f.Add(testELF(elf.ET_EXEC, testSection{name: ".ibt_endbr_seal", kind: elf.SHT_PROGBITS, flag: elf.SHF_ALLOC, addr: 0x1000, data: make([]byte, 12)}))
+	f.Fuzz(func(t *testing.T, file []byte) {
+		if got, err := ReadSealed(bytes.NewReader(file)); err == nil && !slices.IsSorted(got) {
+			t.Errorf("not sorted: %#x", got)
+		}
+	})
+}

@@ -193,3 +193,15 @@ func TestParseSeries(t *testing.T) {
 		}
 	}
 }
+
+func FuzzParseSeries(f *testing.F) {
+	f.Add("0001-one.patch\n# a comment\n0002-two.patch -p1\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		names, err := parseSeries([]byte(text))
+		for _, name := range names {
+			if err != nil || !filepath.IsLocal(name) {
+				t.Errorf("%q, %v", name, err)
+			}
+		}
+	})
+}

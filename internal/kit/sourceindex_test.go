@@ -199,3 +199,13 @@ func TestSourceOfRealArchive(t *testing.T) {
 	}
 	t.Skip("the archive has no real-time kernel")
 }
+
+func FuzzParseSources(f *testing.F) {
+	f.Add(sourcesIndex)
+	f.Fuzz(func(t *testing.T, index string) {
+		got, err := parseSources(strings.NewReader(index), "linux", "6.1.38-1")
+		if err == nil && (len(got.sha256) != 64 || strings.Contains(got.file, "/")) {
+			t.Errorf("%+v", got)
+		}
+	})
+}
