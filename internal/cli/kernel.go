@@ -107,6 +107,9 @@ func explainKit(err error) error {
 	if t, ok := errors.AsType[*kit.MissingToolsError](err); ok {
 		return withHint(err, "apt-get install -y %s", strings.Join(t.Packages, " "))
 	}
+	if e, ok := errors.AsType[*kit.MismatchError](err); ok {
+		return withHint(err, "%s", e.Hint)
+	}
 	if _, ok := errors.AsType[*kit.ConfigDriftError](err); ok {
 		return withHint(err, "install the compiler that the kernel was built with")
 	}
@@ -207,9 +210,6 @@ local:RELEASE=TAG, where two builds have one release.`,
 func explainAdd(err error) error {
 	if e, ok := errors.AsType[*kit.PartError](err); ok {
 		return withHint(err, "name it with --%s", e.Part)
-	}
-	if e, ok := errors.AsType[*kit.MismatchError](err); ok {
-		return withHint(err, "%s", e.Hint)
 	}
 	if _, ok := errors.AsType[*kit.TakenError](err); ok {
 		return withHint(err, "tell the two builds apart with --tag")

@@ -142,6 +142,9 @@ func (m *maker) unpackKernel(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := m.checkImage(root); err != nil {
+		return err
+	}
 	for from, to := range map[string]string{
 		"boot/config-" + release:                               "config",
 		"boot/vmlinuz-" + release:                              "vmlinuz",
@@ -161,6 +164,17 @@ func (m *maker) unpackKernel(ctx context.Context) error {
 		return err
 	}
 	return errors.Join(writeAtomic(m.path("vmlinux"), elf), os.RemoveAll(root))
+}
+
+// checkImage returns a *MismatchError where the image package holds no kernel.
+func (m *maker) checkImage(root string) error {
+	_, err := os.Stat(filepath.Join(root, "boot/vmlinuz-"+m.kit.Ref.Release))
+	if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return &MismatchError{Place: m.pkg.image() + "=" + m.pkg.version,
+		Why:  "it holds no kernel: from 6.19 on Debian spreads one over linux-binary, linux-base and linux-modules, and none of these series was tried",
+		Hint: "take a kernel up to 6.18; or unpack these packages, the headers and the source with dpkg -x and tar, and give their folder to afloat kernel add --from"}
 }
 
 // modulesIn is where an unpacked image has its modules: below /usr since Debian 13.

@@ -1,6 +1,7 @@
 package kit
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -77,6 +78,20 @@ func TestFoldersAreNamesForMake(t *testing.T) {
 		if err != nil || !slices.ContainsFunc(list, func(e Entry) bool { return e.Kernel == name }) {
 			t.Errorf("%s is not listed: %v %v", name, list, err)
 		}
+	}
+}
+
+func TestImageWithoutKernel(t *testing.T) {
+	m := &maker{kit: &Kit{Ref: Ref{Distro: "debian", Release: "7.3.4+deb13-amd64"}}, pkg: packagesOf(Ref{Release: "7.3.4+deb13-amd64"}, "7.3.4-1")}
+	root := t.TempDir()
+	if e, ok := errors.AsType[*MismatchError](m.checkImage(root)); !ok || e.Hint == "" || !strings.Contains(e.Place, "linux-image-7.3.4+deb13-amd64") {
+		t.Errorf("got %v", e)
+	}
+	if err := os.MkdirAll(filepath.Join(root, "boot/vmlinuz-7.3.4+deb13-amd64"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.checkImage(root); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -40,7 +40,7 @@ func checkTools(ctx context.Context, more ...tool) error {
 	}
 	for _, tool := range append([]tool{
 		{"apt-get", "apt"}, {"dpkg", "dpkg"}, {"tar", "tar"}, {"xz", "xz-utils"}, {"make", "make"}, {"gcc", "gcc"},
-		{"ld", "binutils"}, {"flex", "flex"}, {"bison", "bison"}, {"bc", "bc"}, {"perl", "perl"},
+		{"ld", "binutils"}, {"flex", "flex"}, {"bison", "bison"}, {"bc", "bc"}, {"perl", "perl"}, {"python3", "python3-minimal"},
 	}, more...) {
 		if _, err := exec.LookPath(tool.name); err != nil {
 			need(tool.name, tool.pkg)
