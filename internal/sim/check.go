@@ -116,7 +116,7 @@ func (c *checker) moved(id fleet.HostID, m control.Move, at time.Time) {
 		c.admitted(id, h, m)
 		s := start{m.Rollout, at}
 		h.starts, c.starts, h.applied = append(h.starts, s), append(c.starts, s), time.Time{}
-		if r := c.w.state.Rollout(m.Rollout); r != nil && r.Policy.Target.Action == policy.Live && m.Live != "" {
+		if r := c.w.state.Rollout(m.Rollout); r != nil && r.Policy.Target.Action == policy.Live && m.Live != "" && m.Act == nil { // a fallback keeps what the host runs
 			c.rollout(m.Rollout).live[m.Live] = true
 		}
 	} else if h.rollout != m.Rollout {

@@ -107,7 +107,7 @@ func loadOf(s string) float64 {
 func (c *checker) idle(r *rollout.Rollout, id fleet.HostID) bool {
 	seen := c.w.view.Host(id)
 	return c.host(id).phase == rollout.Waiting && c.host(id).rollout == "" && !c.isOut(r, id) && r.Policy.Select.Matches(seen.Labels) &&
-		seen.Report.Mode == fleet.ModeAct && !seen.Report.Stopped && len(seen.Report.Live) == 0 && seen.Report.Kernel == c.w.built()
+		seen.Report.Mode == fleet.ModeAct && !seen.Report.Stopped && seen.Report.Blind == "" && len(seen.Report.Live) == 0 && seen.Report.Kernel == c.w.built()
 }
 
 func (c *checker) compare(b policy.Budget, groups map[string]*tally) {
