@@ -153,6 +153,7 @@ func TestSoak(t *testing.T) {
 			for i := next.Add(1); i <= n && broken.Load() < 5; i = next.Add(1) {
 				if !playSoak(t, from+i-1, false) {
 					broken.Add(1)
+					fmt.Printf("soak: seed %d is broken; what broke is printed at the end\n", from+i-1)
 				}
 				if i%20_000 == 0 {
 					fmt.Printf("soak: %d of %d schedules after %.0f s\n", i, n, time.Since(start).Seconds())
