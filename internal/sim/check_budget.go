@@ -103,10 +103,11 @@ func loadOf(s string) float64 {
 }
 
 // idle says that nothing at all but a budget can keep the host from starting,
-// and nothing has happened to it yet.
+// and nothing has happened to it yet. Such a host owes no reboot, so that one
+// which pays reboots off has nothing for it.
 func (c *checker) idle(r *rollout.Rollout, id fleet.HostID) bool {
 	seen := c.w.view.Host(id)
-	return c.host(id).phase == rollout.Waiting && c.host(id).rollout == "" && !c.isOut(r, id) && r.Policy.Select.Matches(seen.Labels) &&
+	return r.Of == "" && c.host(id).phase == rollout.Waiting && c.host(id).rollout == "" && !c.isOut(r, id) && r.Policy.Select.Matches(seen.Labels) &&
 		seen.Report.Mode == fleet.ModeAct && !seen.Report.Stopped && seen.Report.Blind == "" && len(seen.Report.Live) == 0 && seen.Report.Kernel == c.w.built()
 }
 
