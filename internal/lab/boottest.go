@@ -95,7 +95,7 @@ func (b BootTest) lives(ctx context.Context, h *Host, report *BootReport) error 
 	if err := b.live(ctx, h, report, nil); err != nil {
 		return err
 	}
-	if report.Late, err = h.remove(ctx, loaded); err != nil || len(report.Late) == 0 {
+	if report.Late, err = h.Remove(ctx, loaded); err != nil || len(report.Late) == 0 {
 		return err
 	}
 	return b.live(ctx, h, report, report.Late)

@@ -58,8 +58,8 @@ func (h *Host) insertOne(ctx context.Context, tree moduleTree, name string) erro
 	return nil
 }
 
-// remove unloads modules, the last first, and returns those that were, in the given order.
-func (h *Host) remove(ctx context.Context, names []string) ([]string, error) {
+// Remove unloads modules, the last first, and returns those that were, in the given order.
+func (h *Host) Remove(ctx context.Context, names []string) ([]string, error) {
 	var gone []string
 	for i := len(names) - 1; i >= 0; i-- {
 		out, err := h.Exec(ctx, "rmmod", kernel.ModuleName(names[i]))

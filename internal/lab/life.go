@@ -28,6 +28,9 @@ type Life struct {
 	// Late are modules of the kernel that are loaded while the live patch is in
 	// effect, after those that they need.
 	Late []string
+	// Leave unloads the Late modules before the live patch is disabled: a kernel
+	// thread of theirs may be in a replaced function as long as it lives.
+	Leave bool
 	// Warns, if set, is part of a warning that must come of the live patch.
 	Warns string
 }
@@ -64,6 +67,7 @@ var lifeSteps = [...]string{
 	"it does not unload",
 	"the check stays true after it was unloaded",
 	"the guest's disk or network does not work after it",
+	"a module that it patches does not unload before it",
 }
 
 // lifeFolder is where life.sh finds its files.
@@ -91,11 +95,14 @@ func (l Life) Run(ctx context.Context, h *Host) (Lived, error) {
 			return Lived{}, err
 		}
 	}
-	contrast := ""
+	contrast, leave := "", ""
 	if l.Contrast {
 		contrast = "contrast"
 	}
-	out, err := h.Exec(ctx, append([]string{"sh", "-c", lifeScript, "life", l.Name, contrast}, late...)...)
+	if l.Leave {
+		leave = "leave"
+	}
+	out, err := h.Exec(ctx, append([]string{"sh", "-c", lifeScript, "life", l.Name, contrast, leave}, late...)...)
 	if err != nil {
 		return Lived{}, err
 	}

@@ -1,9 +1,9 @@
 # A live patch's whole life in a guest: $1 is its module, $2 is "contrast" where
-# the check must fail without it, the others are modules to load while it is in
-# effect. The exit code is the step that failed, as Life numbers them; the last
+# the check must fail without it, $3 is "leave" where the others, modules to load
+# while it is in effect, are to be unloaded before it is disabled. The exit code is the step that failed, as Life numbers them; the last
 # that is printed is what the kernel said.
-name=$1 contrast=$2
-shift 2
+name=$1 contrast=$2 leave=$3
+shift 3
 cd /tmp/life
 state=/sys/kernel/livepatch/$name
 : >log
@@ -45,6 +45,11 @@ for late in "$@"; do insmod "$late.ko" 2>said || fail 5; done
 note redirected "$(grep -c klp_ftrace_handler /sys/kernel/tracing/enabled_functions)"
 probe || fail 6
 if [ -e check ]; then check || fail 7; fi
+if [ -n "$leave" ]; then
+	last=
+	for late in "$@"; do last="$late $last"; done
+	for late in $last; do rmmod "$late" 2>said || fail 14; done
+fi
 echo 0 >$state/enabled || fail 8
 settle || fail 9
 for i in $(seq 100); do

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"afloat/internal/build"
+	"afloat/internal/bundle"
 	"afloat/internal/elfdiff"
 	"afloat/internal/kbuild"
 	"afloat/internal/patch"
@@ -43,6 +44,11 @@ func (r *run) buildFile(ctx context.Context, file string) (Result, []byte, error
 	}
 	result.Outcome, result.Module, result.SHA256 = Built, out.Manifest.Module, digest(out.Module)
 	result.Functions, result.NextBoot = len(out.Manifest.Functions), out.Manifest.Evidence.NextBoot
+	for _, risk := range out.Manifest.Evidence.Risks {
+		if risk.Kind == bundle.RiskStuck && !strings.HasPrefix(risk.Function, "vmlinux:") {
+			result.Threads = append(result.Threads, risk.Function)
+		}
+	}
 	for _, f := range out.Manifest.Functions {
 		if !slices.Contains(result.Targets, f.Object) {
 			result.Targets = append(result.Targets, f.Object)

@@ -82,6 +82,7 @@ func (r *run) load(ctx context.Context, g *guest, result Result) (Load, error) {
 	defer cancel()
 	var load Load
 	load.Patching = true
+	life := lab.Life{Name: result.Module, Leave: len(result.Threads) > 0}
 	for _, target := range result.Targets {
 		if target == "vmlinux" {
 			continue
@@ -92,13 +93,18 @@ func (r *run) load(ctx context.Context, g *guest, result Result) (Load, error) {
 		}
 		if why != "" {
 			load.Patching, load.Detail = false, why
+		} else if life.Leave {
+			life.Late = append(life.Late, target)
 		}
 	}
-	module, err := r.store.module(result)
-	if err != nil {
+	var err error
+	if life.Patch, err = r.store.module(result); err != nil {
 		return load, err
 	}
-	lived, err := lab.Life{Name: result.Module, Patch: module}.Run(ctx, g.host)
+	if life.Late, err = g.host.Remove(ctx, life.Late); err != nil {
+		return load, err
+	}
+	lived, err := life.Run(ctx, g.host)
 	if err != nil {
 		return load, err
 	}

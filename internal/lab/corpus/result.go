@@ -47,10 +47,13 @@ type Result struct {
 	Detail    string   `json:"detail,omitempty"`
 	Functions int      `json:"functions,omitempty"`
 	NextBoot  []string `json:"next_boot,omitempty"` // changed boot code of a built one, which has run
-	Targets   []string `json:"targets,omitempty"`   // what it patches: vmlinux, or modules
-	Module    string   `json:"module,omitempty"`    // name of the built module
-	SHA256    string   `json:"sha256,omitempty"`    // of the built module
-	BuildMS   int64    `json:"build_ms"`
+	// Threads are functions of a module, by the bundle's own risks, that a kernel
+	// thread never leaves: the transition cannot end once the thread runs.
+	Threads []string `json:"threads,omitempty"`
+	Targets []string `json:"targets,omitempty"` // what it patches: vmlinux, or modules
+	Module  string   `json:"module,omitempty"`  // name of the built module
+	SHA256  string   `json:"sha256,omitempty"`  // of the built module
+	BuildMS int64    `json:"build_ms"`
 	// Load of a built module in QEMU; nil before.
 	Load *Load `json:"load,omitempty"`
 }

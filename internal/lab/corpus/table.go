@@ -193,6 +193,7 @@ func (r *Report) writeFiles(b *strings.Builder) {
 		fmt.Fprintf(b, "| %s | %s | %s |\n", x.File, what, strings.ReplaceAll(why, "|", "\\|"))
 	}
 	writeNextBoot(b, results)
+	writeThreads(b, results)
 	writeIdle(b, results)
 }
 
@@ -206,6 +207,20 @@ func writeNextBoot(b *strings.Builder, results []Result) {
 	for _, x := range results {
 		if len(x.NextBoot) > 0 {
 			fmt.Fprintf(b, "| %s | `%s` |\n", x.File, strings.Join(x.NextBoot, "`, `"))
+		}
+	}
+}
+
+// writeThreads lists what was loaded before its target, for the sake of a thread.
+func writeThreads(b *strings.Builder, results []Result) {
+	if !slices.ContainsFunc(results, func(x Result) bool { return len(x.Threads) > 0 }) {
+		return
+	}
+	b.WriteString("\n## Loaded before its target\n\nA kernel thread of the module never leaves one of these functions, so that the transition cannot end once it runs;\n" +
+		"the bundle says so (`stuck`). The live patch was loaded first, then its target, which was unloaded again before it.\n\n| file | functions |\n|---|---|\n")
+	for _, x := range results {
+		if len(x.Threads) > 0 {
+			fmt.Fprintf(b, "| %s | `%s` |\n", x.File, strings.Join(x.Threads, "`, `"))
 		}
 	}
 }
