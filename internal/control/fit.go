@@ -96,6 +96,8 @@ func (m *memo) fit(p *planner, h *Seen, now time.Time) (*task, *Blocker) {
 	switch {
 	case c.block != nil:
 		return nil, c.block
+	case c.act != nil && m.state.comesOff(h.ID) != nil:
+		return nil, m.state.comesOff(h.ID)
 	case c.act != nil && !h.Report.Can(c.act.Action):
 		return nil, blocked(KindAbility, "a newer agent on it", "its agent cannot %s", c.act.Action)
 	}
@@ -196,6 +198,20 @@ func (s *State) chooseBundle(v *View, set string, id kernel.ID) (bundle.Digest, 
 }
 
 func kernelName(release, version string) string { return fmt.Sprintf("%s (%s)", release, version) }
+
+// comesOff says that the host's live patch was reverted and has yet to come off:
+// an action would keep it.
+func (s *State) comesOff(id fleet.HostID) *Blocker {
+	h := s.hosts[id]
+	if h == nil || h.Live == "" {
+		return nil
+	}
+	bad, is := s.bad[h.Live]
+	if r := s.rollouts[bad.Rollout]; !is || r == nil || r.Phase != rollout.PhaseReverting {
+		return nil
+	}
+	return blocked(KindBad, "when it is off", "bundle %s, which it runs, was reverted by rollout %s and comes off first", h.Live.Short(), bad.Rollout)
+}
 
 // busy says whether another rollout has the host.
 func (s *State) busy(r *rollout.Rollout, id fleet.HostID, o *task) *Blocker {

@@ -67,10 +67,10 @@ func (c *checker) isOut(r *rollout.Rollout, id fleet.HostID) bool {
 func (c *checker) tally(t *tally, r *rollout.Rollout, b policy.Budget, id fleet.HostID, moved bool) {
 	h, seen, now := c.host(id), c.w.view.Host(id), c.w.at(c.w.now)
 	t.total++
-	if c.isOut(r, id) || c.unheard(id) {
+	switch { // one host is out or cold, not both
+	case c.isOut(r, id) || c.unheard(id):
 		t.out++
-	}
-	if b.Warm > 0 && !h.applied.IsZero() && now.Sub(h.applied) < b.Warm {
+	case b.Warm > 0 && !h.applied.IsZero() && now.Sub(h.applied) < b.Warm:
 		t.cold++
 	}
 	t.starts += within(h.starts, b.Starts.Per, now, "")

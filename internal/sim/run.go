@@ -128,7 +128,7 @@ func (w *world) join() {
 	for n, f := range w.faults {
 		if f.Name == "join" {
 			for i := range w.hosts {
-				if h := &w.hosts[i]; f.On.Matches(h.labels) && w.rng.Float64() < f.Share {
+				if h := &w.hosts[i]; f.On.Matches(h.labels) && w.rng.Float64() < f.Share && !h.away { // nobody joins twice
 					h.away = true
 					w.cut[n] = append(w.cut[n], int32(i))
 				}
