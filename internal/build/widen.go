@@ -91,6 +91,7 @@ func (b *builder) addCallers(ctx context.Context, calls map[string][]string) err
 		return err
 	}
 	var units []kbuild.Unit
+	names := slices.Sorted(maps.Keys(calls))
 	for _, source := range index.Sources() {
 		if slices.ContainsFunc(b.units, func(u kbuild.Unit) bool { return u.Source == source }) {
 			continue
@@ -109,7 +110,7 @@ func (b *builder) addCallers(ctx context.Context, calls map[string][]string) err
 		if err != nil {
 			return fmt.Errorf("find callers: %w", err)
 		}
-		if slices.ContainsFunc(slices.Sorted(maps.Keys(calls)), func(name string) bool { return bytes.Contains(text, []byte(name)) }) {
+		if slices.ContainsFunc(names, func(name string) bool { return bytes.Contains(text, []byte(name)) }) {
 			units = append(units, of...)
 		}
 	}

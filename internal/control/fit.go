@@ -96,10 +96,13 @@ func (m *memo) fit(p *planner, h *Seen, now time.Time) (*task, *Blocker) {
 	switch {
 	case c.block != nil:
 		return nil, c.block
-	case c.act != nil && m.state.comesOff(h.ID) != nil:
-		return nil, m.state.comesOff(h.ID)
-	case c.act != nil && !h.Report.Can(c.act.Action):
+	case c.act == nil:
+	case !h.Report.Can(c.act.Action):
 		return nil, blocked(KindAbility, "a newer agent on it", "its agent cannot %s", c.act.Action)
+	default:
+		if b := m.state.comesOff(h.ID); b != nil {
+			return nil, b
+		}
 	}
 	return &c.task, m.state.busy(p.rollout, h.ID, &c.task)
 }
