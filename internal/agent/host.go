@@ -211,8 +211,8 @@ func (h *host) act(t *tx, a converge.Action) error {
 		h.offered = nil
 		return nil
 	}
-	if a.Record != nil {
-		if err := t.append(*a.Record); err != nil {
+	if a.Record.Kind != "" {
+		if err := t.append(a.Record); err != nil {
 			return err
 		}
 		if a.Record.Kind != converge.RecordIntent {

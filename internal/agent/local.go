@@ -168,7 +168,7 @@ func settled(j converge.Journal, o converge.Observed, now time.Duration) converg
 		if a.Kind != converge.Note {
 			return a
 		}
-		next, err := j.Fold(*a.Record)
+		next, err := j.Fold(a.Record)
 		if err != nil {
 			return converge.Action{Kind: converge.Wait, Phase: wire.PhaseWaiting, Reason: err.Error()}
 		}

@@ -67,8 +67,8 @@ type Action struct {
 	Does   wire.Action
 	Object string
 	Nonce  string
-	// Record is to be durable before the action begins.
-	Record *Record
+	// Record is to be durable before the action begins. Its Kind is empty if there is none.
+	Record Record
 	// Refusal is set when something asked for was turned down for good.
 	Refusal *wire.Refusal
 	// After is when to ask again even if nothing happens, 0 for no need.

@@ -96,7 +96,7 @@ func (t *turn) inGap() bool {
 
 // makeWay takes off what the target cannot replace in one step. It is the last
 // check before a load: from here until the target is applied, tasks run unpatched.
-func (t *turn) makeWay() *Action {
+func (t *turn) makeWay() bool {
 	m := t.o.Bundles[t.target].Manifest
 	for _, own := range slices.Backward(t.j.Own) {
 		why := own.Trail.Hinders(m)
@@ -106,11 +106,11 @@ func (t *turn) makeWay() *Action {
 		if own.Removing || why == "" {
 			continue
 		}
-		a := t.takeOff(own)
-		a.Record.For, a.Record.Permit = t.target, t.permitToUse()
-		a.Phase = t.cleanPhase()
-		a.Reason = fmt.Sprintf("disabling %s, which %s cannot replace in one step: %s", own.Module, m.Name, why)
-		return a
+		t.takeOff(own)
+		t.out.Record.For, t.out.Record.Permit = t.target, t.permitToUse()
+		t.out.Phase = t.cleanPhase()
+		t.out.Reason = fmt.Sprintf("disabling %s, which %s cannot replace in one step: %s", own.Module, m.Name, why)
+		return true
 	}
-	return nil
+	return false
 }

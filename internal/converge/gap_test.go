@@ -55,21 +55,21 @@ func TestUnpatchedIsMeasured(t *testing.T) {
 		}
 		s.j = j
 	}
-	must(*Next(nil, s.j, s.o, s.now).Record)
+	must(Next(nil, s.j, s.o, s.now).Record)
 	s.o.Patches, s.o.Modules, s.o.Permit = nil, nil, nil
 	s.now += 300 * time.Millisecond
-	must(*Next(nil, s.j, s.o, s.now).Record) // removed
+	must(Next(nil, s.j, s.o, s.now).Record) // removed
 	load := Next(nil, s.j, s.o, s.now)
 	if load.Kind != Load {
 		t.Fatalf("%s: %s", load.Kind, load.Reason)
 	}
-	must(*load.Record)
-	loaded := *load.Record
+	must(load.Record)
+	loaded := load.Record
 	loaded.Kind = RecordLoaded
 	must(loaded)
 	s.o.Patches, s.o.Modules = []Patch{{Name: "m2", Enabled: true}}, []string{"m2"}
 	s.now += 500 * time.Millisecond
-	must(*Next(nil, s.j, s.o, s.now).Record) // applied
+	must(Next(nil, s.j, s.o, s.now).Record) // applied
 	if s.j.Ending == nil || s.j.Ending.UnpatchedMS != 800 || s.j.Gap != nil {
 		t.Errorf("ending is %+v, gap %+v", s.j.Ending, s.j.Gap)
 	}
@@ -83,7 +83,7 @@ func TestRefusedAfterMakingWay(t *testing.T) {
 	s := succeeding()
 	s.j.Own, s.o.Patches, s.o.Modules = nil, nil, nil
 	s.j.Gap = &Gap{Order: Order{Generation: 8}, Digest: digestOf(2)}
-	intent := *Next(nil, s.j, s.o, s.now).Record
+	intent := Next(nil, s.j, s.o, s.now).Record
 	failed := intent
 	failed.Kind, failed.Reason = RecordFailed, "no such symbol"
 	for _, r := range []Record{intent, failed} {

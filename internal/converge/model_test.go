@@ -163,8 +163,8 @@ func (m *model) step() (Action, bool, error) {
 		m.offered = nil
 		return a, true, nil
 	}
-	if a.Record != nil {
-		if err := m.write(*a.Record); err != nil {
+	if a.Record.Kind != "" {
+		if err := m.write(a.Record); err != nil {
 			return a, false, err
 		}
 	}

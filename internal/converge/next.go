@@ -20,17 +20,20 @@ const soon = 200 * time.Millisecond
 func Next(desired *wire.Desired, j Journal, o Observed, now time.Duration) Action {
 	t := turn{desired: desired, j: j, o: o, now: now}
 	t.order, t.target = j.Target()
-	for _, step := range []func() *Action{
+	for _, step := range []func() bool{
 		t.unknown, t.boot, t.incoming, t.unfinishedLoad, t.unfinishedDeed, t.vanished, t.transitionOver, t.proven, t.entered,
 	} {
-		if a := step(); a != nil {
-			return *a
+		if step() {
+			return t.out
 		}
 	}
-	return t.allowed(t.act())
+	t.act()
+	t.allow()
+	return t.out
 }
 
-// turn is one question to Next.
+// turn is one question to Next. Its steps say whether they have found what to
+// do, and leave it in out.
 type turn struct {
 	desired *wire.Desired
 	j       Journal
@@ -38,24 +41,25 @@ type turn struct {
 	now     time.Duration
 	order   Order
 	target  bundle.Digest
+	out     Action
 }
 
 // unknown holds everything when the host could not be read (law 3).
-func (t *turn) unknown() *Action {
+func (t *turn) unknown() bool {
 	switch {
 	case t.o.Problem != "":
 		return t.wait(wire.PhaseWaiting, soon*25, "cannot read this host: %s", t.o.Problem)
 	case t.o.Boot == "":
 		return t.wait(wire.PhaseWaiting, soon*25, "cannot read this host: no boot id")
 	}
-	return nil
+	return false
 }
 
 // boot notes a boot that the journal has not seen, with the crash if the last
 // one ended without anybody asking for it.
-func (t *turn) boot() *Action {
+func (t *turn) boot() bool {
 	if t.o.Boot == t.j.Boot {
-		return nil
+		return false
 	}
 	r := t.record(RecordBoot)
 	r.Clean = t.j.Boot == "" || t.j.Ended || t.j.bootOrdered()
@@ -77,16 +81,16 @@ func (t *turn) boot() *Action {
 }
 
 // incoming accepts or refuses the offered order.
-func (t *turn) incoming() *Action {
+func (t *turn) incoming() bool {
 	if t.desired == nil {
-		return nil
+		return false
 	}
 	d := t.desired
 	if reason := refuseDesired(t.j, *d); reason != "" {
-		return &Action{Kind: Refuse, Reason: reason, Refusal: refusal("desired", d.Live, d.Generation, reason)}
+		return t.do(Action{Kind: Refuse, Reason: reason, Refusal: refusal("desired", d.Live, d.Generation, reason)})
 	}
 	if !news(t.j, *d) {
-		return nil
+		return false
 	}
 	r := t.record(RecordDesired)
 	r.Desired = d
@@ -95,10 +99,10 @@ func (t *turn) incoming() *Action {
 
 // unfinishedLoad finds out what became of a load whose outcome is not
 // journalled: by looking at the kernel, never by loading again.
-func (t *turn) unfinishedLoad() *Action {
+func (t *turn) unfinishedLoad() bool {
 	open := t.j.Open
 	if open == nil {
-		return nil
+		return false
 	}
 	kind := RecordFailed
 	if t.patch(open.Module) != nil {
@@ -113,7 +117,7 @@ func (t *turn) unfinishedLoad() *Action {
 }
 
 // vanished notes live patches of ours that the kernel no longer has.
-func (t *turn) vanished() *Action {
+func (t *turn) vanished() bool {
 	for _, own := range t.j.Own {
 		if t.patch(own.Module) != nil || slices.Contains(t.o.Modules, own.Module) {
 			continue
@@ -125,11 +129,11 @@ func (t *turn) vanished() *Action {
 		}
 		return t.note(r, "live patch is off")
 	}
-	return nil
+	return false
 }
 
 // transitionOver notes that one of ours is applied.
-func (t *turn) transitionOver() *Action {
+func (t *turn) transitionOver() bool {
 	for _, own := range t.j.Own {
 		p := t.patch(own.Module)
 		if own.Applied != 0 || own.Removing || p == nil || p.Transition || !p.Enabled {
@@ -140,15 +144,15 @@ func (t *turn) transitionOver() *Action {
 		r.MS = max(1, (t.now - own.Started).Milliseconds())
 		return t.note(r, "live patch applied")
 	}
-	return nil
+	return false
 }
 
 // proven notes that the current live patch has been up for long enough
 // without a counted crash in this boot.
-func (t *turn) proven() *Action {
+func (t *turn) proven() bool {
 	own := t.current()
 	if t.o.Blind != "" || own == nil || own.Applied == 0 || own.Proven || t.untilProven(*own) > 0 || t.crashed(own.Digest) {
-		return nil
+		return false
 	}
 	r := t.record(RecordProven)
 	r.Order, r.Digest, r.Module = own.Order, own.Digest, own.Module
@@ -165,69 +169,65 @@ func (t *turn) crashed(d bundle.Digest) bool {
 
 // act is what to do about the order, were there nothing to hold it: the
 // ordered action first, then the live patch, then the way back into rotation.
-func (t *turn) act() Action {
-	for _, step := range []func() *Action{t.ordered, t.standOut, t.clean} {
-		if a := step(); a != nil {
-			return *a
+func (t *turn) act() bool {
+	for _, step := range []func() bool{t.ordered, t.standOut, t.clean} {
+		if step() {
+			return true
 		}
 	}
 	if t.order == (Order{}) {
-		return *t.wait(wire.PhaseIdle, 0, "nothing asked of this host yet")
+		return t.wait(wire.PhaseIdle, 0, "nothing asked of this host yet")
 	}
-	a := t.live()
-	if back := t.back(a); back != nil {
-		return *back
-	}
-	return a
+	t.live()
+	t.back()
+	return true
 }
 
 // live is the way to the live patch that the order names.
-func (t *turn) live() Action {
+func (t *turn) live() bool {
 	switch {
 	case t.target == "":
 		return t.remove()
 	case t.ended() && t.j.Ending.Phase == wire.PhaseFailed:
-		return *t.wait(wire.PhaseFailed, 0, "%s", t.j.Ending.Reason)
+		return t.wait(wire.PhaseFailed, 0, "%s", t.j.Ending.Reason)
 	}
 	own := t.current()
 	switch {
 	case own != nil && own.Digest == t.target:
 		return t.keep(*own)
 	case own != nil && own.Applied == 0: // no longer wanted: reverse its transition now
-		return *t.takeOff(*own)
+		return t.takeOff(*own)
 	}
 	return t.load()
 }
 
-// allowed holds back an action that the host's owner does not let happen (law 9).
-func (t *turn) allowed(a Action) Action {
-	if !a.Acts() {
-		return a
-	}
-	would := a.Phase
+// allow holds back an action that the host's owner does not let happen (law 9).
+func (t *turn) allow() {
+	would := t.out.Phase
 	switch {
-	case t.o.Stopped && (!t.o.ByHand || a.Kind != Disable && a.Kind != Unload):
-		return *t.wait(wire.PhaseWaiting, 0, "the stop file is there: not %s", would)
+	case !t.out.Acts():
+	case t.o.Stopped && (!t.o.ByHand || t.out.Kind != Disable && t.out.Kind != Unload):
+		t.wait(wire.PhaseWaiting, 0, "the stop file is there: not %s", would)
 	case !t.o.ByHand && Mode(t.j.Desired, t.o.Ceiling) != fleet.ModeAct:
-		return *t.wait(wire.PhaseWaiting, 0, "observe mode: not %s", would)
+		t.wait(wire.PhaseWaiting, 0, "observe mode: not %s", would)
 	}
-	return a
 }
 
 // keep is the steady state: the host runs what it should.
-func (t *turn) keep(own Own) Action {
+func (t *turn) keep(own Own) bool {
 	p := t.patch(own.Module)
 	switch {
 	case p == nil || !p.Enabled:
-		return *t.wait(wire.PhaseFailed, soon, "live patch %s was disabled by somebody else", own.Module)
+		return t.wait(wire.PhaseFailed, soon, "live patch %s was disabled by somebody else", own.Module)
 	case p.Transition && own.Applied == 0:
 		return t.watch(own)
 	case !t.ended():
 		r := t.record(RecordReached)
 		r.Order, r.Digest, r.Phase = t.order, own.Digest, wire.PhaseApplied
-		return *t.note(r, "order names what is applied already")
+		return t.note(r, "order names what is applied already")
 	}
-	a := t.wait(wire.PhaseApplied, 0, "")
+	t.wait(wire.PhaseApplied, 0, "")
+	a := &t.out
 	switch {
 	case own.Proven:
 		a.Reason = "proven"
@@ -241,23 +241,23 @@ func (t *turn) keep(own Own) Action {
 	if ms := t.j.Ending.UnpatchedMS; ms > 0 {
 		a.Reason += fmt.Sprintf("; unpatched for %d ms, because it could not replace the one before in one step", ms)
 	}
-	return *a
+	return true
 }
 
 // watch waits for a transition to our live patch, and reverses it when it takes too long.
-func (t *turn) watch(own Own) Action {
+func (t *turn) watch(own Own) bool {
 	left := own.Started + t.o.Limits.Stall - t.now
 	if left > 0 {
-		return Action{Kind: Watch, Phase: wire.PhaseApplying, Module: own.Module, Digest: own.Digest, After: left,
-			Reason: "in transition"}
+		return t.do(Action{Kind: Watch, Phase: wire.PhaseApplying, Module: own.Module, Digest: own.Digest, After: left,
+			Reason: "in transition"})
 	}
 	load := Action{Kind: Load, Module: own.Module, Digest: own.Digest}
 	a, _ := load.Undo()
 	r := t.record(RecordStalled)
 	r.Order, r.Digest, r.Module = own.Order, own.Digest, own.Module
 	r.Reason = fmt.Sprintf("transition not over after %s, reversed; held up by %s", t.o.Limits.Stall, names(t.o.Tasks))
-	a.Record, a.Reason = &r, r.Reason
-	return a
+	a.Record, a.Reason = r, r.Reason
+	return t.do(a)
 }
 
 // NeedTasks says whether Next will want to know what holds up a transition.
@@ -308,10 +308,16 @@ func (t *turn) record(kind RecordKind) Record {
 	return Record{Kind: kind, Boot: t.o.Boot, Uptime: t.now}
 }
 
-func (t *turn) note(r Record, reason string) *Action {
-	return &Action{Kind: Note, Record: &r, Reason: reason, Digest: r.Digest, Module: r.Module}
+// do ends the turn with an action.
+func (t *turn) do(a Action) bool {
+	t.out = a
+	return true
 }
 
-func (t *turn) wait(phase wire.Phase, after time.Duration, format string, args ...any) *Action {
-	return &Action{Kind: Wait, Phase: phase, After: after, Reason: fmt.Sprintf(format, args...)}
+func (t *turn) note(r Record, reason string) bool {
+	return t.do(Action{Kind: Note, Record: r, Reason: reason, Digest: r.Digest, Module: r.Module})
+}
+
+func (t *turn) wait(phase wire.Phase, after time.Duration, format string, args ...any) bool {
+	return t.do(Action{Kind: Wait, Phase: phase, After: after, Reason: fmt.Sprintf(format, args...)})
 }

@@ -9,15 +9,15 @@ import (
 )
 
 // ordered is the way to an ordered action that is carried out: out of
-// rotation, then the action, once. It returns nil when there is none, or when
+// rotation, then the action, once. It returns false when there is none, or when
 // the live patch's turn has come.
-func (t *turn) ordered() *Action {
+func (t *turn) ordered() bool {
 	d := t.j.Desired
 	switch {
 	case t.order.Local != 0: // the owner's decision says what the host is to be
-		return nil
+		return false
 	case d.Action == wire.ActionLive:
-		return nil
+		return false
 	case t.j.Met == d.Nonce:
 		return t.stillMet()
 	case t.ended() && t.j.Ending.Phase == wire.PhaseFailed:
@@ -27,7 +27,7 @@ func (t *turn) ordered() *Action {
 	case !slices.Contains(t.o.Abilities, d.Action):
 		return t.refuseOrder("cannot %s: this agent is not able to", t.what())
 	case t.isOrdered():
-		return nil
+		return false
 	}
 	return t.begin()
 }
@@ -61,26 +61,26 @@ func (t *turn) isOrdered() bool {
 }
 
 // begin takes the host out of rotation and then carries the action out.
-func (t *turn) begin() *Action {
+func (t *turn) begin() bool {
 	d := t.j.Desired
 	phase := wire.PhaseWaiting
 	if t.disrupts() {
-		if a := t.leave(); a != nil {
-			return a
+		if t.leave() {
+			return true
 		}
 		phase = wire.PhaseDraining
 	}
 	r := t.record(RecordBegun)
 	r.Order, r.Nonce, r.Action, r.Object = t.order, d.Nonce, d.Action, d.Object()
 	if d.Rollout != "" {
-		if a := t.holdsPermit(phase); a != nil {
-			return a
+		if t.holdsPermit(phase) {
+			return true
 		}
 		r.Permit = t.o.Permit
 	}
-	a := t.perform()
-	a.Record = &r
-	return a
+	t.perform()
+	t.out.Record = r
+	return true
 }
 
 // disrupts says whether the host's work would suffer from the action.
@@ -89,9 +89,9 @@ func (t *turn) disrupts() bool {
 	return d.Out || d.Action != wire.ActionModule || !slices.Contains(t.o.Hot, d.Module)
 }
 
-func (t *turn) perform() *Action {
+func (t *turn) perform() bool {
 	d := t.j.Desired
-	return &Action{Kind: Perform, Phase: wire.PhaseRebooting, Does: d.Action, Object: d.Object(), Nonce: d.Nonce, Reason: "about to " + t.what()}
+	return t.do(Action{Kind: Perform, Phase: wire.PhaseRebooting, Does: d.Action, Object: d.Object(), Nonce: d.Nonce, Reason: "about to " + t.what()})
 }
 
 // Acted is the record of what came of a Perform that does not end the boot.
@@ -104,7 +104,7 @@ func Acted(a Action, o Observed, err error) Record {
 }
 
 // underWay follows up on an action that was begun.
-func (t *turn) underWay() *Action {
+func (t *turn) underWay() bool {
 	d, deed := t.j.Desired, t.j.Deed
 	switch {
 	case deed == nil || deed.Nonce != d.Nonce:
@@ -116,7 +116,7 @@ func (t *turn) underWay() *Action {
 	}
 	switch got := t.got(); {
 	case d.Action == wire.ActionReboot && d.Kernel == "", t.isOrdered(), got == "":
-		return nil
+		return false
 	default:
 		return t.unmet("the host came back with %s, %s was ordered", got, d.Object())
 	}
@@ -135,11 +135,11 @@ func (t *turn) got() string {
 
 // stillMet: the host was brought to what was ordered, and may have lost it
 // since. A nonce is not acted on twice.
-func (t *turn) stillMet() *Action {
+func (t *turn) stillMet() bool {
 	if d := t.j.Desired; d.Action == wire.ActionReboot && d.Kernel != "" && !t.isOrdered() {
 		return t.wait(wire.PhaseFailed, 0, "runs kernel %s again, though it was booted into %s", t.o.Kernel.Release, d.Kernel)
 	}
-	return nil
+	return false
 }
 
 // goingDown is how long after it was asked for a boot may take to end. Until
@@ -150,15 +150,15 @@ const goingDown = 5 * time.Minute
 // that shows in no boot id is not done again. One that ends the boot is asked
 // for again (see underWay), unless it was replaced by another order: then the
 // end of this boot is at some time no longer its doing.
-func (t *turn) unfinishedDeed() *Action {
+func (t *turn) unfinishedDeed() bool {
 	deed := t.j.Deed
 	if deed == nil || !deed.open() {
-		return nil
+		return false
 	}
 	reason := "interrupted; whether it was carried out is not known, so it is not done again"
 	if deed.endsBoot() {
 		if t.j.Desired.Nonce == deed.Nonce || t.now < deed.Began+goingDown {
-			return nil
+			return false
 		}
 		reason = "replaced by another order before it was carried out"
 	}
@@ -168,60 +168,60 @@ func (t *turn) unfinishedDeed() *Action {
 }
 
 // standOut keeps a host out of rotation that is ordered to be.
-func (t *turn) standOut() *Action {
+func (t *turn) standOut() bool {
 	switch {
 	case !t.staysOut():
-		return nil
+		return false
 	case len(t.o.Abilities) == 0:
 		return t.refuseOrder("cannot leave rotation: this agent only loads live patches")
 	}
 	return t.leave()
 }
 
-// leave takes the host out of rotation. It returns nil once it is out, by
+// leave takes the host out of rotation. It returns false once it is out, by
 // whomever: what somebody else took out stays out (law 8).
-func (t *turn) leave() *Action {
+func (t *turn) leave() bool {
 	if t.o.Out && t.j.Turning != TurningIn {
-		return nil
+		return false
 	}
-	a := &Action{Kind: Leave, Phase: wire.PhaseDraining, After: soon * 5, Reason: "leaving rotation"}
+	a := Action{Kind: Leave, Phase: wire.PhaseDraining, After: soon * 5, Reason: "leaving rotation"}
 	if t.j.Turning == TurningOut {
-		return a
+		return t.do(a)
 	}
 	if t.j.Desired.Rollout != "" {
-		if wait := t.holdsPermit(wire.PhaseWaiting); wait != nil {
-			return wait
+		if t.holdsPermit(wire.PhaseWaiting) {
+			return true
 		}
 	}
-	r := t.record(RecordLeaving)
-	r.Order, a.Record = t.order, &r
-	return a
+	a.Record = t.record(RecordLeaving)
+	a.Record.Order = t.order
+	return t.do(a)
 }
 
 // entered notes that the host is back in rotation, as far as that is afloat's
 // to bring about (law 8).
-func (t *turn) entered() *Action {
+func (t *turn) entered() bool {
 	if t.j.Turning != TurningIn || t.o.Out && t.o.OutBy == "" {
-		return nil
+		return false
 	}
 	return t.note(t.record(RecordEntered), "back in rotation")
 }
 
 // back is the way from being done to being of use: probes, rotation, warm-up.
-// steady is what the host would do otherwise; while that is more than waiting,
-// there is no way back yet.
-func (t *turn) back(steady Action) *Action {
-	d := t.j.Desired
+// While what the host would do otherwise is more than waiting, there is no way
+// back yet.
+func (t *turn) back() bool {
+	d, steady := t.j.Desired, &t.out
 	if steady.Kind != Wait || steady.Phase != wire.PhaseApplied && steady.Phase != wire.PhaseReverted && steady.Phase != wire.PhaseIdle {
-		return nil
+		return false
 	}
 	open := t.order.Local == 0 && d.Action != wire.ActionLive && t.j.Met != d.Nonce
-	for _, step := range []func(open bool) *Action{t.verify, t.commit, t.enter, t.warm, t.reach} {
-		if a := step(open); a != nil {
-			return a
+	for _, step := range []func(open bool) bool{t.verify, t.commit, t.enter, t.warm, t.reach} {
+		if step(open) {
+			return true
 		}
 	}
-	return nil
+	return false
 }
 
 func (t *turn) staysOut() bool { return t.order.Local == 0 && t.j.Desired.Out }
@@ -231,15 +231,15 @@ func (t *turn) acted() bool {
 	return t.j.Deed != nil && t.j.Deed.Done && t.j.Deed.Nonce == t.j.Desired.Nonce
 }
 
-func (t *turn) verify(open bool) *Action {
+func (t *turn) verify(open bool) bool {
 	after := open && t.acted()
 	switch {
 	case !after && (t.j.Turning != TurningOut || t.staysOut()):
-		return nil
+		return false
 	case !t.o.Probes.Known:
-		return &Action{Kind: Probe, Phase: wire.PhaseVerifying, After: soon * 5, Reason: "probing"}
+		return t.do(Action{Kind: Probe, Phase: wire.PhaseVerifying, After: soon * 5, Reason: "probing"})
 	case t.o.Probes.Failed == "":
-		return nil
+		return false
 	case after:
 		return t.unmet("probe failed: %s", t.o.Probes.Failed)
 	}
@@ -250,36 +250,36 @@ func (t *turn) verify(open bool) *Action {
 	return t.wait(phase, time.Minute, "cannot go back into rotation: probe failed: %s", t.o.Probes.Failed)
 }
 
-func (t *turn) commit(open bool) *Action {
+func (t *turn) commit(open bool) bool {
 	if !open || !t.acted() || t.j.Desired.Action != wire.ActionReboot || t.o.Default == "" || t.o.Default == t.o.Kernel.Release {
-		return nil
+		return false
 	}
-	return &Action{Kind: Commit, Phase: wire.PhaseVerifying, Object: t.o.Kernel.Release, Reason: "kernel " + t.o.Kernel.Release + " becomes the default"}
+	return t.do(Action{Kind: Commit, Phase: wire.PhaseVerifying, Object: t.o.Kernel.Release, Reason: "kernel " + t.o.Kernel.Release + " becomes the default"})
 }
 
-func (t *turn) enter(bool) *Action {
+func (t *turn) enter(bool) bool {
 	if t.j.Turning == TurningNot || t.staysOut() {
-		return nil
+		return false
 	}
-	a := &Action{Kind: Enter, Phase: wire.PhaseVerifying, After: soon * 5, Reason: "going back into rotation"}
+	a := Action{Kind: Enter, Phase: wire.PhaseVerifying, After: soon * 5, Reason: "going back into rotation"}
 	if t.j.Turning == TurningOut {
-		r := t.record(RecordEntering)
-		r.Order, a.Record = t.order, &r
+		a.Record = t.record(RecordEntering)
+		a.Record.Order = t.order
 	}
-	return a
+	return t.do(a)
 }
 
-func (t *turn) warm(bool) *Action {
+func (t *turn) warm(bool) bool {
 	left := t.j.Entered + t.o.Limits.Warm - t.now
 	if t.j.Entered == 0 || left <= 0 {
-		return nil
+		return false
 	}
 	return t.wait(wire.PhaseWarming, left, "warming up")
 }
 
-func (t *turn) reach(open bool) *Action {
+func (t *turn) reach(open bool) bool {
 	if !open {
-		return nil
+		return false
 	}
 	r := t.record(RecordReached)
 	r.Order, r.Digest, r.Phase, r.Nonce = t.order, t.target, wire.PhaseApplied, t.j.Desired.Nonce
@@ -287,15 +287,15 @@ func (t *turn) reach(open bool) *Action {
 }
 
 // unmet ends the order: it was carried out, and not for the good.
-func (t *turn) unmet(format string, args ...any) *Action {
+func (t *turn) unmet(format string, args ...any) bool {
 	r := t.record(RecordUnmet)
 	r.Order, r.Nonce = t.order, t.j.Desired.Nonce
 	r.Reason = fmt.Sprintf(format, args...)
 	return t.note(r, "the order is not met")
 }
 
-func (t *turn) refuseOrder(format string, args ...any) *Action {
-	a := t.wait(wire.PhaseRefused, time.Minute, format, args...)
-	a.Refusal = refusal("desired", "", t.order.Generation, a.Reason)
-	return a
+func (t *turn) refuseOrder(format string, args ...any) bool {
+	t.wait(wire.PhaseRefused, time.Minute, format, args...)
+	t.out.Refusal = refusal("desired", "", t.order.Generation, t.out.Reason)
+	return true
 }

@@ -109,8 +109,8 @@ func TestNextOfOrders(t *testing.T) {
 			if a.Kind != tc.kind || a.Phase != tc.phase || !strings.Contains(a.Reason, tc.reason) {
 				t.Errorf("got %s, phase %q: %s", a.Kind, a.Phase, a.Reason)
 			}
-			if a.Record != nil {
-				if _, err := s.j.Fold(*a.Record); err != nil {
+			if a.Record.Kind != "" {
+				if _, err := s.j.Fold(a.Record); err != nil {
 					t.Errorf("its record does not fold: %v", err)
 				}
 			}
@@ -141,14 +141,14 @@ func TestBootsOfAnOrder(t *testing.T) {
 			open(s)
 			s.j.Desired.Nonce, s.now = "n8", time.Hour
 			a := Next(nil, s.j, s.o, s.now)
-			s.j, _ = s.j.Fold(*a.Record)
+			s.j, _ = s.j.Fold(a.Record)
 		}, true, false, "replaced by another order"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := tc.from()
 			tc.change(&s)
 			s.o.Boot = "c"
-			j, err := s.j.Fold(*Next(nil, s.j, s.o, s.now).Record)
+			j, err := s.j.Fold(Next(nil, s.j, s.o, s.now).Record)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -189,7 +189,7 @@ func TestMadeOnOrder(t *testing.T) {
 	s := ordered()
 	s.j = Journal{}
 	s.o.Made, s.o.Image = Made{Nonce: "n7", Generation: 7}, "image-2"
-	j, err := s.j.Fold(*Next(nil, s.j, s.o, s.now).Record)
+	j, err := s.j.Fold(Next(nil, s.j, s.o, s.now).Record)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,8 +203,8 @@ func TestMadeOnOrder(t *testing.T) {
 		if a.Kind == Perform {
 			t.Fatal("replaced again")
 		}
-		if a.Record != nil {
-			if j, err = j.Fold(*a.Record); err != nil {
+		if a.Record.Kind != "" {
+			if j, err = j.Fold(a.Record); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -217,7 +217,7 @@ func TestMadeOnOrder(t *testing.T) {
 	}
 	s.o.Image = "image-1"
 	j.Met = ""
-	if a := Next(nil, j, s.o, s.now); a.Record == nil || a.Record.Kind != RecordUnmet {
+	if a := Next(nil, j, s.o, s.now); a.Record.Kind == "" || a.Record.Kind != RecordUnmet {
 		t.Errorf("another image: %+v", a)
 	}
 }

@@ -279,7 +279,7 @@ func TestCheckerSeesASecondLoad(t *testing.T) {
 	for i := range f.w.hosts {
 		h := &f.w.hosts[i]
 		for key := range h.loads {
-			h.load(f.w.shard(h.i), converge.Action{Record: &converge.Record{Order: key.Order}}, f.w.now)
+			h.load(f.w.shard(h.i), converge.Action{Record: converge.Record{Order: key.Order}}, f.w.now)
 			f.w.meet()
 			if got := strings.Join(f.w.out.Broken, "\n"); !strings.Contains(got, "loaded twice in boot "+key.Boot) {
 				t.Errorf("the checker says %q", got)

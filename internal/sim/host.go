@@ -149,9 +149,9 @@ func (h *host) run(s *shard, now time.Duration) {
 			h.offered = nil
 			continue
 		}
-		if a.Record != nil {
+		if a.Record.Kind != "" {
 			a.Record.Time = h.wall(s, now)
-			h.write(s, *a.Record)
+			h.write(s, a.Record)
 		}
 		if h.effect(s, a, now) {
 			continue
@@ -217,7 +217,7 @@ func (h *host) effect(s *shard, a converge.Action, now time.Duration) bool {
 	case converge.Leave, converge.Perform, converge.Probe, converge.Commit, converge.Enter:
 		return h.ordered(s, a, now)
 	case converge.Note:
-		if a.Record != nil && a.Record.Kind == converge.RecordApplied {
+		if a.Record.Kind == converge.RecordApplied {
 			s.patched(h, a.Record.Digest, now)
 		}
 	default:
