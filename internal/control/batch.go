@@ -29,10 +29,6 @@ type batch struct {
 
 // batch is that of a rollout, as of now.
 func (m *memo) batch(r *rollout.Rollout, now time.Time) *batch {
-	for _, i := range m.unsure {
-		m.count(i, now)
-	}
-	m.unsure = m.unsure[:0]
 	b := m.batchOf(r.ID)
 	for at, hosts := range b.due {
 		if at > now.UnixNano() {

@@ -46,15 +46,15 @@ func (t *turn) planner(r *rollout.Rollout) *planner { return t.m.planner(r, t.no
 func (t *turn) full() bool { return t.hosts >= maxHosts }
 
 // move puts a host into the record.
-func (t *turn) move(id fleet.HostID, m Move) {
+func (t *turn) move(seen *Seen, m Move) {
 	t.hosts++
 	i := slices.IndexFunc(t.rec.Moves, m.like)
 	if i < 0 {
 		i, t.rec.Moves = len(t.rec.Moves), append(t.rec.Moves, m)
 	}
-	t.rec.Moves[i].Hosts = append(t.rec.Moves[i].Hosts, id)
+	t.rec.Moves[i].Hosts = append(t.rec.Moves[i].Hosts, seen.ID)
 	if m.To == rollout.Soaking {
-		t.rec.Moves[i].Boots = append(t.rec.Moves[i].Boots, bootSum(t.v.hosts[id].Report.Boot))
+		t.rec.Moves[i].Boots = append(t.rec.Moves[i].Boots, bootSum(seen.Report.Boot))
 	}
 }
 
@@ -320,7 +320,7 @@ func (t *turn) admitWave(r *rollout.Rollout, w int) {
 	for _, i := range p.Next(w, t.now, min(maxHosts-t.hosts, t.batchRoom(r, p, w))) {
 		t.m.given = t.rec.Seq
 		p.out[i] = true
-		t.move(t.m.hosts[i].seen.ID, p.tasks[i].admission(r, w, t.m.hosts[i].host))
+		t.move(t.m.hosts[i].seen, p.tasks[i].admission(r, w, t.m.hosts[i].host))
 	}
 }
 

@@ -46,7 +46,7 @@ func (t *turn) foldOne(x *memoHost) bool {
 	}
 	before := len(t.rec.Crashes)
 	t.foldCrashes(x.seen)
-	return len(t.rec.Crashes) > before || t.succeeds(x.seen) || t.foldHost(x.seen, x.host)
+	return len(t.rec.Crashes) > before || t.succeeds(x.seen, x.host) || t.foldHost(x.seen, x.host)
 }
 
 func (t *turn) foldCrashes(seen *Seen) {
@@ -190,7 +190,7 @@ func (t *turn) foldHost(seen *Seen, h *Host) bool {
 	if to == rollout.Soaking && phase != rollout.Reverting || to == rollout.Failed && phase.Acting() {
 		m.Booted = h.Act.proves(seen)
 	}
-	t.move(seen.ID, m)
+	t.move(seen, m)
 	return true
 }
 

@@ -35,7 +35,6 @@ type memo struct {
 	stale    bool      // a host came back that was silent
 	checked  mark      // when watch was last gone through
 	batches  map[string]*batch
-	unsure   []int32 // hosts that may count in a batch, or no longer: see batch
 	// moved grows when something about a host changed.
 	moved uint64
 	pace  *plan.Pace
@@ -61,7 +60,7 @@ type memoHost struct {
 	since, until int64
 	unread       bool
 	silent       bool // to a rollout, at the last scan
-	acting       bool
+	acting, gone bool
 	out, blind   bool // as it says itself
 	unheard      bool // see Seen
 	// started is its last admission that the planners know of.
@@ -95,14 +94,14 @@ func (v *View) follow(s *State, now time.Time) *memo {
 			m.touch(i)
 			m.start(i)
 			m.refit(i, now)
-			m.unsure = append(m.unsure, i)
+			m.count(i, now)
 			m.stale = m.stale || m.hosts[i].silent
 		}
 	}
 	s.touched = s.touched[:0]
 	for _, seen := range v.dirty {
 		if i := seen.at - 1; i >= 0 && int(i) < len(m.hosts) && m.hosts[i].seen == seen {
-			m.noted(i)
+			m.noted(i, now)
 			m.touch(i)
 			m.refit(i, now)
 		}
@@ -124,8 +123,8 @@ func (v *View) remember(s *State, set setup, now time.Time) *memo {
 		m.hosts[i] = memoHost{seen: seen, unread: true}
 		m.hosts[i].saw()
 		m.decided(int32(i), s.hosts[id])
+		m.count(int32(i), now)
 		m.unread = append(m.unread, int32(i))
-		m.unsure = append(m.unsure, int32(i))
 		for _, a := range s.hosts[id].admissions() {
 			m.hosts[i].started = a.At
 			if now.Sub(a.At) < set.rate.Per {
@@ -161,13 +160,13 @@ func (x *memoHost) saw() {
 }
 
 // noted follows a sign of life of host i, or its loss.
-func (m *memo) noted(i int32) {
+func (m *memo) noted(i int32, now time.Time) {
 	x := &m.hosts[i]
 	before, blind := x.heard, x.blind
 	x.saw()
 	m.stale = m.stale || x.blind != blind || x.silent || x.seen.relabelled || x.heard < before
 	if x.batch != nil || x.unheard {
-		m.unsure = append(m.unsure, i)
+		m.count(i, now)
 	}
 }
 
@@ -184,7 +183,7 @@ func (m *memo) find(t touched) (int32, bool) {
 func (m *memo) decided(i int32, h *Host) {
 	m.hosts[i].host = h
 	if h != nil {
-		h.at, m.hosts[i].acting = i+1, h.Phase.Acting()
+		h.at, m.hosts[i].acting, m.hosts[i].gone = i+1, h.Phase.Acting(), h.Gone != ""
 	}
 }
 
@@ -437,7 +436,7 @@ func (p *planner) fits(i int32) bool {
 // excluded says that the host's silence tells nothing of its neighbours': it is
 // gone, or was ordered to go down.
 func (x *memoHost) excluded(silent bool) bool {
-	return x.host != nil && (x.host.Gone != "" || silent && x.host.mayBeDown(x.host.Phase))
+	return x.gone || silent && x.host != nil && x.host.mayBeDown(x.host.Phase)
 }
 
 // attend notes a host of the rollout that is silent or stuck.

@@ -54,13 +54,17 @@ func (t *turn) silentHost(r *rollout.Rollout, id fleet.HostID) {
 		return
 	}
 	crash := fmt.Sprintf("silent-%d", h.Generation)
-	quiet := t.now.Sub(later(seen.Heard, h.Since))
-	if quiet <= silentCrash*r.Policy.Timeouts.Silent || slices.Contains(h.Crashes, crash) || r.CrashedHost(id) {
+	if t.now.Before(seen.crashedAt(r, h)) || slices.Contains(h.Crashes, crash) || r.CrashedHost(id) {
 		return
 	}
 	t.crash(seen, *h, health.Crash{Host: id, ID: crash, Kind: health.CrashSilent, Live: h.Live, At: later(seen.Heard, h.Since),
 		Domains: health.Domains(seen.Labels),
 		Text:    fmt.Sprintf("not heard since %s while its neighbours report", seen.Heard.UTC().Format(time.RFC3339))})
+}
+
+// crashedAt is from when on a silent host counts as crashed.
+func (h *Seen) crashedAt(r *rollout.Rollout, was *Host) time.Time {
+	return later(h.Heard, was.Since).Add(silentCrash*r.Policy.Timeouts.Silent + time.Nanosecond)
 }
 
 // lostCrash is the id of the crash of a host that never came back from an order.
@@ -87,7 +91,7 @@ func (t *turn) losses() {
 			h, seen := t.s.hosts[id], t.v.hosts[id]
 			counted := slices.Contains(h.Crashes, lostCrash(h)) || h.Phase == rollout.Reverting && w.alone()
 			if counted && !t.full() {
-				t.move(id, Move{Rollout: r.ID, Wave: h.Wave, To: rollout.Failed, Reason: neverCame(r, seen), Live: t.restores(h), Booted: h.Act.proves(seen)})
+				t.move(seen, Move{Rollout: r.ID, Wave: h.Wave, To: rollout.Failed, Reason: neverCame(r, seen), Live: t.restores(h), Booted: h.Act.proves(seen)})
 			}
 		}
 	}

@@ -20,12 +20,12 @@ type Succession struct {
 }
 
 // succeeds notes that a new machine stands in for one that is being replaced.
-func (t *turn) succeeds(seen *Seen) bool {
-	old := fleet.HostID(seen.Labels[LabelReplaces])
+func (t *turn) succeeds(seen *Seen, now *Host) bool {
+	old := seen.replaces
 	if old == "" || old == seen.ID {
 		return false
 	}
-	was, now := t.s.hosts[old], t.s.hosts[seen.ID]
+	was := t.s.hosts[old]
 	switch {
 	case was == nil || was.Act == nil || was.Act.Action != wire.ActionReplace || was.Act.Off || was.Act.Met || !was.Phase.Acting():
 		return false

@@ -48,7 +48,7 @@ func (t *turn) unwindAll(r *rollout.Rollout) (left bool) {
 		case r.Phase == rollout.PhaseReverting && h.needsBack(phase, t.v.hosts[id].Report):
 			left = true // bringBack has it
 		default:
-			t.move(id, Move{Rollout: r.ID, Wave: h.Wave, To: rollout.Reverting, Live: t.restores(h)})
+			t.move(t.v.hosts[id], Move{Rollout: r.ID, Wave: h.Wave, To: rollout.Reverting, Live: t.restores(h)})
 			left = true
 		}
 	}
@@ -107,7 +107,7 @@ func (t *turn) bringBack(r *rollout.Rollout) {
 		p.out[i] = true
 		h := t.m.hosts[i].host
 		act := &Act{Action: h.Act.Action, Name: h.Act.Was, Was: h.Act.Name, Back: true}
-		t.move(t.m.hosts[i].seen.ID, Move{Rollout: r.ID, Wave: h.Wave, To: rollout.Reverting, Live: t.restores(h), Act: act})
+		t.move(t.m.hosts[i].seen, Move{Rollout: r.ID, Wave: h.Wave, To: rollout.Reverting, Live: t.restores(h), Act: act})
 	}
 }
 

@@ -32,6 +32,8 @@ type Seen struct {
 	Name   string
 	Labels fleet.Labels
 	Mode   fleet.Mode // that the server raises it to
+	// replaces is the host that it stands in for, by its labels.
+	replaces fleet.HostID
 	// Report is its last one, zero before the first.
 	Report wire.Report
 	// Heard is its last sign of life, or since when one is listened for.
@@ -104,7 +106,7 @@ func (v *View) Enrol(id fleet.HostID, name string, labels fleet.Labels, mode fle
 	if h.relabelled || h.Mode != mode {
 		v.dirty = append(v.dirty, h)
 	}
-	h.Name, h.Labels, h.Mode = name, labels, mode
+	h.Name, h.Labels, h.Mode, h.replaces = name, labels, mode, fleet.HostID(labels[LabelReplaces])
 }
 
 // Forget removes a host that was revoked.
