@@ -236,7 +236,7 @@ func (s *State) applyStart(c Command, at time.Time) error {
 	if s.rollouts[c.Rollout] != nil || c.Rollout == "" {
 		return fmt.Errorf("start of rollout %q: %w", c.Rollout, rollout.ErrIllegal)
 	}
-	p, err := policy.Reread([]byte(c.Policy))
+	p, err := s.shelf.Reread([]byte(c.Policy))
 	if err != nil {
 		return fmt.Errorf("start rollout %s: %w", c.Rollout, err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"afloat/internal/bundle"
 	"afloat/internal/fleet"
+	"afloat/internal/policy"
 	"afloat/internal/rollout"
 )
 
@@ -36,7 +37,10 @@ func (s *State) Snapshot() ([]byte, error) {
 }
 
 // Restore reads what Snapshot made.
-func Restore(data []byte) (*State, error) {
+func Restore(data []byte) (*State, error) { return RestoreSharing(data, nil) }
+
+// RestoreSharing is Restore as NewSharing is New.
+func RestoreSharing(data []byte, shelf policy.Shelf) (*State, error) {
 	var snap snapshot
 	if err := json.Unmarshal(data, &snap); err != nil {
 		return nil, fmt.Errorf("read snapshot: %w", err)
@@ -44,7 +48,7 @@ func Restore(data []byte) (*State, error) {
 	if snap.Version != snapshotVersion {
 		return nil, fmt.Errorf("read snapshot: version %d, this is %d", snap.Version, snapshotVersion)
 	}
-	s := New()
+	s := NewSharing(shelf)
 	s.seq, s.at = snap.Seq, snap.At
 	for id, h := range snap.Hosts {
 		if h != nil {
@@ -59,7 +63,7 @@ func Restore(data []byte) (*State, error) {
 		if r == nil {
 			return nil, fmt.Errorf("read snapshot: a rollout is missing")
 		}
-		if err := r.Restore(); err != nil {
+		if err := r.Restore(shelf); err != nil {
 			return nil, fmt.Errorf("read snapshot: %w", err)
 		}
 		s.rollouts[r.ID], s.order = r, append(s.order, r.ID)

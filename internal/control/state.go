@@ -7,6 +7,7 @@ import (
 
 	"afloat/internal/bundle"
 	"afloat/internal/fleet"
+	"afloat/internal/policy"
 	"afloat/internal/rollout"
 	"afloat/internal/wire"
 )
@@ -25,6 +26,7 @@ type State struct {
 	times    map[string]Took
 	expected int       // how often what is expected of a class changed; not durable
 	touched  []touched // by Apply since the last turn; not durable
+	shelf    policy.Shelf
 }
 
 // Host is what was decided for one host.
@@ -94,8 +96,12 @@ type Bad struct {
 }
 
 // New is the state before the first record.
-func New() *State {
-	return &State{hosts: map[fleet.HostID]*Host{}, rollouts: map[string]*rollout.Rollout{}, bad: map[bundle.Digest]Bad{}, badName: map[string]Bad{}, proofs: map[string]Proof{}, times: map[string]Took{}}
+func New() *State { return NewSharing(nil) }
+
+// NewSharing is New for one of several states of the same log: they take the
+// policies from the shelf. nil shares nothing.
+func NewSharing(shelf policy.Shelf) *State {
+	return &State{shelf: shelf, hosts: map[fleet.HostID]*Host{}, rollouts: map[string]*rollout.Rollout{}, bad: map[bundle.Digest]Bad{}, badName: map[string]Bad{}, proofs: map[string]Proof{}, times: map[string]Took{}}
 }
 
 // Seq is the number of records applied.

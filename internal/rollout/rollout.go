@@ -97,8 +97,8 @@ func (r *Rollout) Payoff(id string, sample []fleet.HostID, at time.Time) *Rollou
 }
 
 // Restore makes a rollout that came out of a snapshot whole again.
-func (r *Rollout) Restore() error {
-	p, err := policy.Reread([]byte(r.Source))
+func (r *Rollout) Restore(shelf policy.Shelf) error {
+	p, err := shelf.Reread([]byte(r.Source))
 	if err != nil {
 		return fmt.Errorf("restore rollout %s: %w", r.ID, err)
 	}

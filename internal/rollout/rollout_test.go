@@ -198,7 +198,7 @@ func TestCountsNeverLie(t *testing.T) {
 		if err := json.Unmarshal(snapshot(t, r), &again); err != nil {
 			t.Fatal(err)
 		}
-		if err := again.Restore(); err != nil {
+		if err := again.Restore(nil); err != nil {
 			t.Fatal(err)
 		}
 		if diff := cmp.Diff(snapshot(t, r), snapshot(t, &again), cmpopts.EquateEmpty()); diff != "" {
