@@ -77,7 +77,7 @@ bench-gate: ## how often the crash gate stops good patches, and how early bad on
 .PHONY: soak
 soak: ## a million random rollouts against what must always hold (under an hour)
 	@# in its own folder go test shows what is printed at once: how far it is, and which seed broke
-	cd internal/sim && GOGC=off GOMEMLIMIT=400MiB AFLOAT_SOAK=1000000 $(GO) test -run '^TestSoak$$' -timeout 120m
+	cd internal/sim && GOGC=off GOMEMLIMIT=100MiB AFLOAT_SOAK=1000000 $(GO) test -run '^TestSoak$$' -timeout 120m
 
 .PHONY: bench-plan
 bench-plan: ## planner and simulator at a million hosts

@@ -263,11 +263,19 @@ func (o Owing) binds(f plan.Forecast) string {
 }
 
 // pressed says that the reboots of a live rollout must begin although it is not
-// complete: later, what they take at least would no longer fit before the first
-// deadline, with half as much again for what cannot be foreseen.
+// complete.
 func (t *turn) pressed(r *rollout.Rollout) bool {
+	at := t.presses(r)
+	return !at.IsZero() && !t.now.Before(at)
+}
+
+// presses is from when on the reboots of a live rollout must begin although it
+// is not complete, as of now: from then on, what they take at least would no
+// longer fit before the first deadline, with half as much again for what cannot
+// be foreseen. It is the zero time if nothing is owed.
+func (t *turn) presses(r *rollout.Rollout) time.Time {
 	if r.Phase != rollout.PhaseRunning || r.Exposure.Exposed == 0 {
-		return false
+		return time.Time{}
 	}
 	var first time.Time
 	for i := range t.m.hosts {
@@ -280,9 +288,9 @@ func (t *turn) pressed(r *rollout.Rollout) bool {
 		}
 	}
 	if first.IsZero() {
-		return false
+		return time.Time{}
 	}
-	begins := t.now.Add(t.s.sampleLeft(r, nil, t.now))
-	need := t.planner(r).Least(begins)
-	return begins.Add(need + need/2).After(first)
+	left := t.s.sampleLeft(r, nil, t.now)
+	need := t.planner(r).Least(t.now.Add(left))
+	return first.Add(time.Nanosecond - left - need - need/2)
 }

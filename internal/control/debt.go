@@ -186,7 +186,7 @@ func DebtOf(s *State, v *View, id fleet.HostID) Debtor {
 // their deadline presses.
 func (t *turn) payoffs() {
 	for _, r := range t.s.Rollouts() {
-		if r.Policy.Debt.Reboot == 0 || t.s.payoff(r.ID) != nil || t.unheard(r) {
+		if !t.mayOwe(r) {
 			continue
 		}
 		id := fmt.Sprintf("r%d", len(t.s.order)+1)
@@ -201,6 +201,11 @@ func (t *turn) payoffs() {
 			}
 		}
 	}
+}
+
+// mayOwe says that the reboots of a live rollout may have to begin.
+func (t *turn) mayOwe(r *rollout.Rollout) bool {
+	return r.Policy.Debt.Reboot != 0 && t.s.payoff(r.ID) == nil && !t.unheard(r)
 }
 
 // payoff is the rollout that pays off another's reboots, nil before it began.

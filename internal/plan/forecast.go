@@ -228,7 +228,7 @@ func (a *ahead) stuck(w int) string {
 func (p *Planner) Later(now time.Time) (time.Time, bool) {
 	var at time.Time
 	sooner := func(t time.Time) {
-		if t.After(now) && (at.IsZero() || t.Before(at)) {
+		if !t.Before(now) && (at.IsZero() || t.Before(at)) {
 			at = t
 		}
 	}

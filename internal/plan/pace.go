@@ -34,5 +34,14 @@ func (p *Pace) blocked(now time.Time) *Block {
 		Text: fmt.Sprintf("fleet rate: %d hosts started in the last %s in all rollouts together, at most %d may", n, policy.Span(p.rate.Per), p.rate.N)}
 }
 
+// Later is when the pace may let another host start, if it has no room at now.
+func (p *Pace) Later(now time.Time) (time.Time, bool) {
+	b := p.blocked(now)
+	if b == nil {
+		return time.Time{}, false
+	}
+	return b.Until, true
+}
+
 // Keep makes the planner share a pace with the planners of other rollouts.
 func (p *Planner) Keep(pace *Pace) { p.pace = pace }

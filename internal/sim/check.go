@@ -317,7 +317,7 @@ func (c *checker) take(s *control.State) []byte {
 }
 
 // replayed is the state as the log gives it.
-func (c *checker) replayed() *control.State { return c.replay(control.New(), c.w.log) }
+func (c *checker) replayed() *control.State { return c.replay(control.NewSharing(c.w.shelf), c.w.log) }
 
 func (c *checker) replay(s *control.State, log [][]byte) *control.State {
 	for _, data := range log {
@@ -343,7 +343,7 @@ func (c *checker) end() {
 	if c.snapshot == nil {
 		return
 	}
-	s, err := control.Restore(c.snapshot)
+	s, err := control.RestoreSharing(c.snapshot, c.w.shelf)
 	if err != nil {
 		c.w.fail("restore: %v", err)
 		return

@@ -57,3 +57,13 @@ func TestMostConstrainedFirst(t *testing.T) {
 		t.Errorf("%.1f %% above the bound, at worst %.1f; in hash order %.1f, at worst %.1f", 100*ranked, 100*worst, 100*hashed, 100*worstHashed)
 	}
 }
+
+// TestDueTellsOfAll decides each second although nothing was heard and nothing
+// is due, and asks that nothing follows: who waits for Due misses nothing.
+func TestDueTellsOfAll(t *testing.T) {
+	for seed := range uint64(number(t, "AFLOAT_DUE", 300)) {
+		o := schedule(seed)
+		o.doubt = true
+		playOptions(t, o, false)
+	}
+}

@@ -3,13 +3,13 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
-	"runtime/debug"
 	"time"
 
 	"afloat/internal/bundle"
 	"afloat/internal/control"
 	"afloat/internal/fleet"
 	"afloat/internal/gate"
+	"afloat/internal/policy"
 	"afloat/internal/rollout"
 )
 
@@ -84,9 +84,6 @@ func Run(o Options) (Result, error) {
 	if o.Horizon == 0 {
 		o.Horizon = 30 * 24 * time.Hour
 	}
-	if o.Fleet.Size() >= roomy {
-		defer debug.SetGCPercent(debug.SetGCPercent(400))
-	}
 	w := newWorld(o, orders)
 	w.join()
 	w.turn()
@@ -99,13 +96,13 @@ func Run(o Options) (Result, error) {
 	return *w.out, nil
 }
 
-// roomy is from how many hosts on memory is given for time: nearly all of it is
-// hosts, which stay, and looking for the rest costs more than it frees.
-const roomy = 100_000
-
 func newWorld(o Options, orders []ordered) *world {
-	w := &world{o: o, start: Started(), rng: rand.New(rand.NewPCG(o.Seed, 0x5eed)), faults: o.Faults, orders: orders, blamed: digestOf(o.Blame),
-		state: control.New(), view: control.NewView(), epoch: 1, cut: map[int][]int32{}, used: map[useKey]*BudgetUse{}, out: &Result{Seed: o.Seed, Hosts: o.Fleet.Size()}}
+	shelf := policy.Shelf{}
+	for _, x := range orders {
+		shelf[x.Policy] = x.read
+	}
+	w := &world{o: o, start: Started(), shelf: shelf, rng: rand.New(rand.NewPCG(o.Seed, 0x5eed)), faults: o.Faults, orders: orders, blamed: digestOf(o.Blame),
+		state: control.NewSharing(shelf), view: control.NewView(), epoch: 1, cut: map[int][]int32{}, used: map[useKey]*BudgetUse{}, out: &Result{Seed: o.Seed, Hosts: o.Fleet.Size()}}
 	w.hosts = o.Fleet.hosts()
 	w.index = make(map[fleet.HostID]int32, len(w.hosts))
 	w.split()
@@ -295,8 +292,8 @@ func (w *world) failOver() {
 }
 
 const (
-	turnEvery = time.Second      // when something came in
-	idleEvery = 30 * time.Second // otherwise: soaks and silence run out by themselves
+	turnEvery = time.Second      // the server's clock
+	lookEvery = 30 * time.Second // at what goes on, when nothing does
 )
 
 // loop runs until the rollout rests or the horizon is reached.
@@ -305,7 +302,9 @@ func (w *world) loop() {
 	w.sample(true)
 	for w.now < w.o.Horizon && len(w.out.Broken) == 0 {
 		w.play(w.turnAt())
-		w.turn()
+		if !w.nothingNew() {
+			w.turn()
+		}
 		w.sample(false)
 		if w.over() && !w.pending() && (len(w.orders) == 1 || w.now-w.decided > time.Minute) {
 			return
@@ -313,12 +312,34 @@ func (w *world) loop() {
 	}
 }
 
-// turnAt is when the server decides next.
-func (w *world) turnAt() time.Duration {
-	end := w.now + idleEvery
-	if due, ok := control.Due(w.state, w.view, w.at(w.now)); ok && !w.offline {
-		end = min(end, max(w.now+turnEvery, due.Sub(w.start).Truncate(turnEvery)+turnEvery))
+// nothingNew says that a turn would only find what the last one found: nothing
+// was heard or done since, and nothing was due. The real server takes it anyway.
+// The hosts themselves may have changed, so the checker looks at them.
+func (w *world) nothingNew() bool {
+	if w.news || w.now >= w.due {
+		return false
 	}
+	if w.check != nil && !w.offline {
+		w.check.truth()
+	}
+	if rec := w.doubted(); !rec.Empty() {
+		w.fail("nothing was due at %s, but this follows: %+v", w.now, rec)
+	}
+	return true
+}
+
+// doubted is what a turn would decide now, for tests of Due.
+func (w *world) doubted() (rec control.Record) {
+	if w.o.doubt && !w.offline {
+		rec = control.Decide(w.state, w.view, w.at(w.now))
+	}
+	return rec
+}
+
+// turnAt is when the server may decide next. It does at each second of its clock,
+// but only those count at which something has happened or is due.
+func (w *world) turnAt() time.Duration {
+	end := min(w.now+lookEvery, max(w.now+turnEvery, w.due.Truncate(turnEvery)+turnEvery))
 	if first, ok := w.first(); ok {
 		end = min(end, max(w.now+turnEvery, first.Truncate(turnEvery)+turnEvery))
 	}
@@ -414,6 +435,9 @@ func other(id string) string {
 
 // sample notes the curves, thinned out so that they stay small.
 func (w *world) sample(always bool) {
+	if w.o.bare {
+		return
+	}
 	const most, every = 4000, 30 * time.Second
 	spent := w.spend()
 	n := len(w.out.Samples)

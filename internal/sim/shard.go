@@ -99,6 +99,7 @@ func (w *world) meet() {
 }
 
 func (w *world) hear(s *shard, m said) {
+	w.news = true
 	h := &w.hosts[m.host]
 	if m.report == nil {
 		if h.given {

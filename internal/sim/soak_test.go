@@ -24,7 +24,7 @@ func (d dice) pick(s ...string) string { return s[d.IntN(len(s))] }
 // schedule is one random fleet with its rollouts and what goes wrong.
 func schedule(seed uint64) Options {
 	d := dice{rand.New(rand.NewPCG(seed, 1))}
-	o := Options{Policy: d.policy("y"), Fleet: d.fleet(), Seed: seed, Check: true, Horizon: 3 * time.Hour}
+	o := Options{Policy: d.policy("y"), Fleet: d.fleet(), Seed: seed, Check: true, Horizon: 3 * time.Hour, bare: true}
 	for n := range []int{0, 0, 0, 1, 1, 2}[d.IntN(6)] {
 		o.Also = append(o.Also, Start{At: time.Duration(d.IntN(60)) * time.Minute, Policy: d.policy(fmt.Sprintf("y%d", n+2))})
 	}
@@ -183,7 +183,12 @@ func number(t *testing.T, name string, otherwise uint64) uint64 {
 
 func playSoak(t *testing.T, seed uint64, loud bool) bool {
 	t.Helper()
-	o := schedule(seed)
+	return playOptions(t, schedule(seed), loud)
+}
+
+func playOptions(t *testing.T, o Options, loud bool) bool {
+	t.Helper()
+	seed := o.Seed
 	res, err := Run(o)
 	if _, refused := errors.AsType[*control.RefusedError](err); refused { // no host can do it
 		return true

@@ -24,6 +24,7 @@ type Start struct {
 // may refuse it.
 type ordered struct {
 	Start
+	read   *policy.Policy
 	target policy.Target
 	digest bundle.Digest // of its live patch, "" if it is about something else
 	id     string        // once started
@@ -45,7 +46,7 @@ func (o Options) orders() ([]ordered, error) {
 		if err != nil {
 			return nil, err
 		}
-		x := ordered{Start: s, target: p.Target}
+		x := ordered{Start: s, target: p.Target, read: p}
 		if p.Target.Action == policy.Live {
 			x.digest = digestOf(n)
 		}

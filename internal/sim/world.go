@@ -32,7 +32,9 @@ type Options struct {
 	// Rate bounds the starts of all rollouts together; zero does not.
 	Rate policy.Rate
 
-	shardSize int // for tests, otherwise shardSize
+	bare      bool // for tests: leaves out curves and capacities
+	shardSize int  // for tests, otherwise shardSize
+	doubt     bool // for tests: decides although nothing is due, and fails if something follows
 }
 
 // world is one run.
@@ -52,11 +54,14 @@ type world struct {
 	orders   []ordered
 	blamed   bundle.Digest
 	state    *control.State
+	shelf    policy.Shelf
 	view     *control.View
 	log      [][]byte
 	epoch    uint64
 	offline  bool          // no server
 	decided  time.Duration // when something was decided last
+	due      time.Duration // when something follows by itself, as of the last turn
+	news     bool          // since the last turn
 	cut      map[int][]int32
 	check    *checker
 	out      *Result
@@ -83,6 +88,7 @@ func (w *world) fail(format string, args ...any) {
 
 // handle is one event that concerns no single host.
 func (w *world) handle(e event) {
+	w.news = true
 	switch e.kind {
 	case evChance:
 		w.chance()
@@ -139,12 +145,16 @@ const maxTurns = 5000
 
 // turn decides until nothing follows.
 func (w *world) turn() {
+	w.due, w.news = forever, false
 	if w.offline {
 		return
 	}
 	for range maxTurns {
 		rec := control.Decide(w.state, w.view, w.at(w.now))
 		if rec.Empty() {
+			if due, ok := control.Due(w.state, w.view, w.at(w.now)); ok {
+				w.due = due.Sub(w.start)
+			}
 			if w.check != nil {
 				w.check.truth()
 			}
