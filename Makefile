@@ -50,6 +50,7 @@ check: ## what a change must pass before it is committed, quick tests only
 bench: setup build ## one line per figure: bench NAME VALUE UNIT
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/bench-applier ./internal/lab/bench/applier
 	bin/afloat lab bench
+	@$(MAKE) --no-print-directory bench-plan
 
 # All 978 files take less than an hour on two cores; CORPUS_SAMPLE=200 takes some by a fixed seed.
 CORPUS_SAMPLE ?= 0
