@@ -99,11 +99,7 @@ func (t *turn) verdicts() {
 		facts := t.facts(r)
 		facts.Terse = true
 		verdict := gate.Decide(r.Policy.Gate, facts)
-		if verdict.Level == gate.LevelRevert {
-			t.pull(r, verdict)
-			continue
-		}
-		if r.Phase.Open() {
+		if !t.pull(r, verdict) && r.Phase.Open() {
 			t.hold(r, verdict)
 		}
 	}
@@ -118,16 +114,23 @@ func (t *turn) withdrawn(r *rollout.Rollout) string {
 	return ""
 }
 
-// pull acts on a revert verdict.
-func (t *turn) pull(r *rollout.Rollout, verdict gate.Verdict) {
-	first := verdict.Findings[0]
-	reason := fmt.Sprintf("%s: %s", first.Rule, first.Text)
-	switch {
-	case r.Policy.Gate.OnRevert == policy.RevertRevert:
-		t.change(r, rollout.Change{Phase: rollout.PhaseReverting, Reason: reason})
-	case r.Phase != rollout.PhasePaused && !slices.Contains(r.Waved, first.Rule):
-		t.change(r, rollout.Change{Phase: rollout.PhasePaused, Reason: reason, By: first.Rule})
+// pull acts on a revert verdict, and says whether it did: where a person said to
+// go on past it, the other rules still count.
+func (t *turn) pull(r *rollout.Rollout, verdict gate.Verdict) bool {
+	reverts := r.Policy.Gate.OnRevert == policy.RevertRevert
+	i := slices.IndexFunc(verdict.Findings, func(f gate.Finding) bool {
+		return f.Level == gate.LevelRevert && (reverts || !r.Passes(f.Rule))
+	})
+	if i < 0 || !reverts && r.Phase == rollout.PhasePaused {
+		return false
 	}
+	f := verdict.Findings[i]
+	c := rollout.Change{Phase: rollout.PhasePaused, Reason: fmt.Sprintf("%s: %s", f.Rule, f.Text), By: f.Rule}
+	if reverts {
+		c.Phase, c.By = rollout.PhaseReverting, ""
+	}
+	t.change(r, c)
+	return true
 }
 
 const (
@@ -151,9 +154,10 @@ func (t *turn) hold(r *rollout.Rollout, verdict gate.Verdict) {
 }
 
 func (t *turn) holds(r *rollout.Rollout, verdict gate.Verdict) (gate.Rule, string) {
-	waved := func(rule gate.Rule) bool { return slices.Contains(r.Waved, rule) }
-	for _, f := range verdict.Findings {
-		if f.Level == gate.LevelHold && !waved(f.Rule) {
+	level := gate.LevelInconclusive
+	if i := slices.IndexFunc(verdict.Findings, func(f gate.Finding) bool { return !r.Passes(f.Rule) }); i >= 0 {
+		f := verdict.Findings[i] // the worst
+		if level = f.Level; level == gate.LevelHold {
 			return f.Rule, f.Text
 		}
 	}
@@ -164,13 +168,13 @@ func (t *turn) holds(r *rollout.Rollout, verdict gate.Verdict) (gate.Rule, strin
 	}
 	silent, stuck := t.attention(r)
 	switch {
-	case len(silent) > lost && !waved(ruleSilent):
+	case len(silent) > lost && !r.Passes(ruleSilent):
 		return ruleSilent, fmt.Sprintf("%s not heard for %s: %s", count(len(silent)), policy.Span(r.Policy.Timeouts.Silent), t.some(silent))
-	case len(t.blind(r)) > lost && !waved(gate.RuleNoData):
+	case len(t.blind(r)) > lost && !r.Passes(gate.RuleNoData):
 		return gate.RuleNoData, fmt.Sprintf("crash evidence of %s cannot be seen: %s", count(len(t.blind(r))), t.some(t.blind(r)))
-	case len(stuck) > lost && !waved(ruleStuck) && (r.Hold == "" || heldBy(r) == ruleStuck): // after another hold they first get a permit
+	case len(stuck) > lost && !r.Passes(ruleStuck) && (r.Hold == "" || heldBy(r) == ruleStuck): // after another hold they first get a permit
 		return ruleStuck, fmt.Sprintf("%s under way for over %s: %s", count(len(stuck)), policy.Span(r.Policy.Timeouts.Stuck), t.some(stuck))
-	case verdict.Level == gate.LevelInconclusive && r.Policy.Gate.OnInconclusive == policy.InconclusiveHold && t.soaked(r) && !waved(ruleInconclusive):
+	case level == gate.LevelInconclusive && r.Policy.Gate.OnInconclusive == policy.InconclusiveHold && t.soaked(r) && !r.Passes(ruleInconclusive):
 		if heldBy(r) == ruleInconclusive { // its words are known
 			return ruleInconclusive, ""
 		}

@@ -39,8 +39,10 @@ type Rollout struct {
 	Hold string `json:"hold,omitempty"`
 	// Freed is when a hold or pause ended last: nobody had a permit before.
 	Freed time.Time `json:"freed,omitzero"`
-	// Waved says that a person let the rollout go on past the hold rules named here.
-	Waved []gate.Rule `json:"waved,omitempty"`
+	// Waved are the rules that a person let the rollout go on past until its next
+	// wave opens, and WavedAt the rules that count, with the count they were waved at.
+	Waved   []gate.Rule       `json:"waved,omitempty"`
+	WavedAt map[gate.Rule]int `json:"waved_at,omitempty"`
 	// PausedBy is the rule that paused it under onRevert: pause.
 	PausedBy gate.Rule `json:"paused_by,omitempty"`
 	Waves    []Wave    `json:"waves"`
@@ -353,7 +355,7 @@ func (r *Rollout) StepWave(e WaveEvent, at time.Time) error {
 	w := &r.Waves[e.Wave]
 	switch e.What {
 	case WaveOpens:
-		w.Opened = at
+		w.Opened, r.Waved = at, nil
 	case WaveSoaks:
 		w.Soaking = at
 	case WaveCloses:
@@ -378,7 +380,9 @@ type Change struct {
 
 // StepPhase applies a change.
 func (r *Rollout) StepPhase(c Change, at time.Time) error {
-	r.Waved = append(r.Waved, c.Waved...)
+	for _, rule := range c.Waved {
+		r.waive(rule)
+	}
 	if r.Hold != "" && c.Hold == "" || r.Phase == PhasePaused && c.Phase != PhasePaused {
 		r.Freed = at
 	}
@@ -388,6 +392,9 @@ func (r *Rollout) StepPhase(c Change, at time.Time) error {
 	}
 	if !r.Phase.CanGo(c.Phase) {
 		return fmt.Errorf("rollout %s from %s to %s: %w", r.ID, r.Phase, c.Phase, ErrIllegal)
+	}
+	if c.Phase == PhaseComplete {
+		r.Waved = nil // it was about the hosts of the last wave
 	}
 	r.Phase, r.Reason, r.Since, r.Hold, r.PausedBy = c.Phase, c.Reason, at, "", c.By
 	return nil
