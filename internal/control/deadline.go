@@ -22,7 +22,7 @@ type Owing struct {
 	Of, Payoff string
 	pol        *policy.Policy // of the reboots
 	ids        []fleet.HostID
-	work       []plan.Work // all hosts that the policy selects
+	work       []plan.Work // all hosts that the policy selects, or may count in its budgets
 	due        []time.Time // of each, zero for those that owe nothing
 	sample     time.Duration
 	cannot     map[string]int // hosts that no rollout could boot, by the reason
@@ -140,12 +140,12 @@ func owedBy(s *State, v *View, r *rollout.Rollout, now time.Time) Owing {
 	o.waits = s.keepsDebt(r, pays)
 	for _, id := range v.Hosts() {
 		seen, h := v.hosts[id], s.hosts[id]
-		if !r.Policy.Select.Matches(seen.Labels) {
+		if len(o.pol.Budgets) == 0 && !r.Policy.Select.Matches(seen.Labels) {
 			continue
 		}
 		w := plan.Work{Labels: seen.Labels, Order: order(r.ID, id), Takes: s.reboots(seen), Out: quiet(r, seen, now), Done: true}
 		var due time.Time
-		if h != nil && s.owes(h) == r {
+		if h != nil && s.owes(h) == r && r.Policy.Select.Matches(seen.Labels) {
 			due = s.due(h)
 			if why := s.cannotBoot(r, seen, now); why != "" {
 				o.cannot[why]++

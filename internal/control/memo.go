@@ -312,7 +312,7 @@ func (m *memo) place(p *planner, i int32, now time.Time) (plan.State, bool) {
 	case h != nil && h.Rollout == r.ID && h.Phase != rollout.Waiting:
 		return plan.Taken, out
 	case !r.Policy.Select.Matches(seen.Labels):
-		return plan.Absent, out
+		return plan.Other, out
 	}
 	o, b := m.fit(p, seen, now)
 	if b != nil {
@@ -405,11 +405,11 @@ func (m *memo) look(r *rollout.Rollout, now time.Time) *watch {
 		} else {
 			oldest = min(oldest, x.heard)
 		}
-		selected := p != nil && p.State(int32(i)) != plan.Absent
-		if selected && (p.Out(int32(i)) != x.away(silent) || silent && (p.fits(int32(i)) || back.fits(int32(i)))) {
+		known := p != nil && p.State(int32(i)) != plan.Absent
+		if known && (p.Out(int32(i)) != x.away(silent) || silent && (p.fits(int32(i)) || back.fits(int32(i)))) {
 			m.refit(int32(i), now)
 		}
-		if x.heard != 0 && !x.excluded(silent) && (selected || r.Policy.Select.Matches(x.seen.Labels)) {
+		if x.heard != 0 && !x.excluded(silent) && (p != nil && p.State(int32(i)).Selected() || r.Policy.Select.Matches(x.seen.Labels)) {
 			w.all++
 			if !silent {
 				w.heard++

@@ -181,7 +181,7 @@ func counted(r *rollout.Rollout, b *plan.Block, x *memoHost) (policy.Budget, boo
 	}
 	for _, budget := range p.Budgets {
 		if budget.Name == b.Budget {
-			return budget, p.Select.Matches(labels) && budget.Select.Matches(labels) &&
+			return budget, !x.gone && budget.Select.Matches(labels) &&
 				(budget.GroupBy == "" || budget.Domains > 0 || labels[budget.GroupBy] == b.Group)
 		}
 	}

@@ -140,7 +140,7 @@ func (m *memo) placeBack(p *planner, i int32, silent bool) plan.State {
 		if r.Policy.Select.Matches(seen.Labels) {
 			return plan.Unfit
 		}
-		return plan.Absent
+		return plan.Other
 	}
 	phase := r.HostPhase(h.Phase, h.Wave)
 	switch {

@@ -22,7 +22,8 @@ type Bound struct {
 
 // sum is the work in one group.
 type sum struct {
-	hosts   int // those with nothing to do included
+	hosts   int  // those with nothing to do included
+	own     bool // the policy selects some of them
 	n       int
 	total   time.Duration
 	longest time.Duration
@@ -92,10 +93,12 @@ func groupSums(pol *policy.Policy, hosts []Work) sums {
 	out := sums{groups: map[groupKey]*sum{}, of: make([][]groupKey, len(hosts))}
 	index := newBudgetIndex(pol.Budgets)
 	for i, h := range hosts {
-		if !pol.Select.Matches(h.Labels) {
-			continue
+		own := pol.Select.Matches(h.Labels)
+		if own {
+			out.all.add(h, 0)
+		} else {
+			h.Done = true
 		}
-		out.all.add(h, 0)
 		index.each(h.Labels, func(b int32) {
 			spec := &pol.Budgets[b]
 			value, ok := h.Labels[spec.GroupBy]
@@ -111,6 +114,7 @@ func groupSums(pol *policy.Policy, hosts []Work) sums {
 				l = load(h.Labels[spec.Load])
 			}
 			out.groups[k].add(h, l)
+			out.groups[k].own = out.groups[k].own || own
 			out.of[i] = append(out.of[i], k)
 		})
 	}

@@ -20,7 +20,8 @@ type Work struct {
 	Order uint64
 	// Out: the host is down already, and stays so.
 	Out bool
-	// Done: it has nothing to do, and only counts in the budgets.
+	// Done: it has nothing to do, and only counts in the budgets. So does a host
+	// that the policy does not select.
 	Done bool
 }
 
@@ -99,11 +100,11 @@ func Ahead(pol *policy.Policy, hosts []Work, from time.Time) Forecast {
 	run.need, _ = gate.Needed(pol.Gate) // of a policy that was read: the baseline is valid
 	run.p.Grow(len(hosts))
 	for i, h := range hosts {
-		if !pol.Select.Matches(h.Labels) {
-			continue
-		}
 		state := Fit
-		if h.Done {
+		switch {
+		case !pol.Select.Matches(h.Labels):
+			state = Other
+		case h.Done:
 			state = Had
 		}
 		run.p.Set(int32(i), Host{Labels: h.Labels, Order: cmp.Or(h.Order, draw(i)), Takes: h.Takes, State: state, Out: h.Out})

@@ -12,10 +12,11 @@ import (
 // group is the hosts of one budget that share the value of its label.
 type group struct {
 	budget  int32
-	total   int32
+	total   int32 // hosts, selected or not
+	own     int32 // selected
 	out     int32
 	first   int32  // hosts waiting that go before the later ones
-	work    int64  // seconds that its hosts take together
+	work    int64  // seconds that its selected hosts take together
 	level   uint16 // of the time that it needs at least: see Planner.rank
 	touched bool   // the level may be another
 	load    float64

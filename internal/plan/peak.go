@@ -88,6 +88,9 @@ func Peaks(pol *policy.Policy, hosts []Work, f Forecast) (out []Peak) {
 	groups := gather(hosts, f, func(i int) []groupKey { return sums.of[i] }, func(k groupKey) time.Duration { return pol.Budgets[k.budget].Warm })
 	for k, s := range groups {
 		spec := &pol.Budgets[k.budget]
+		if !sums.groups[k].own { // nothing of the rollout happens there
+			continue
+		}
 		if spec.Unavailable.Zero() && spec.Headroom == 0 {
 			continue
 		}

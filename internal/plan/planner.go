@@ -24,13 +24,17 @@ import (
 type State uint8
 
 const (
-	Absent State = iota // not selected, or gone
+	Absent State = iota // gone, or neither selected nor in a budget
 	Unfit               // selected, but cannot be admitted as it is; does not count towards shares
 	Unsure              // would be Fit, but nobody knows yet if it is alive: it keeps its place in its wave and is not admitted
 	Fit                 // may be admitted when its wave and the budgets allow
 	Taken               // was admitted
 	Had                 // selected, and had what the rollout brings before
+	Other               // not selected: it counts in the groups of its budgets, and nowhere else
 )
+
+// Selected says that the rollout's policy selects the host.
+func (s State) Selected() bool { return s != Absent && s != Other }
 
 // Host is one host as a rollout sees it.
 type Host struct {
@@ -125,7 +129,7 @@ func (p *Planner) Set(i int32, h Host) {
 	for int(i) >= len(p.hosts) {
 		p.hosts = append(p.hosts, host{at: none})
 	}
-	if p.hosts[i].state != Absent {
+	if p.hosts[i].state.Selected() {
 		p.work(&p.hosts[i], -1)
 	}
 	p.count(&p.hosts[i], -1)
@@ -137,7 +141,13 @@ func (p *Planner) Set(i int32, h Host) {
 	x := &p.hosts[i]
 	x.order, x.takes, x.state, x.out, x.wave = h.Order, takes(h.Takes), h.State, h.Out, p.selectorWave(h.Labels)
 	p.join(x, h.Labels)
-	p.work(x, 1)
+	if h.State == Other && x.n == 0 {
+		x.state = Absent
+		return
+	}
+	if h.State.Selected() {
+		p.work(x, 1)
+	}
 	p.count(x, 1)
 	p.enqueue(i)
 }
@@ -148,14 +158,14 @@ func (p *Planner) Update(i int32, state State, out bool) {
 	if x.state == state && x.out == out {
 		return
 	}
-	was := x.state
+	was := x.state.Selected()
 	p.count(x, -1)
 	x.state, x.out = state, out
 	p.count(x, 1)
-	switch {
-	case was == Absent:
+	switch is := state.Selected(); {
+	case is && !was:
 		p.work(x, 1)
-	case state == Absent:
+	case was && !is:
 		p.work(x, -1)
 	}
 	p.enqueue(i) // also one that was waiting: a host that is out passes other gates
@@ -168,10 +178,11 @@ func (p *Planner) enqueue(i int32) {
 	}
 }
 
-// work adds or takes away what a host that comes or goes has its groups do.
+// work adds or takes away what a selected host that comes or goes has its groups do.
 func (p *Planner) work(x *host, d int) {
 	p.allWork += int64(x.takes) * int64(d)
 	for _, g := range p.groupsOf(x) {
+		p.groups[g].own += int32(d)
 		p.groups[g].work += int64(x.takes) * int64(d)
 		p.touch(g)
 	}
@@ -180,9 +191,18 @@ func (p *Planner) work(x *host, d int) {
 // count adds or takes away a host from every sum it is in, and opens the gates
 // that this gives room.
 func (p *Planner) count(x *host, d int) {
-	if x.state == Absent {
-		return
+	if x.state.Selected() {
+		p.countOwn(x, d)
 	}
+	if x.state != Absent {
+		for _, g := range p.groupsOf(x) {
+			p.countIn(g, x, d)
+		}
+	}
+}
+
+// countOwn counts a selected host in the rollout as a whole and in its wave.
+func (p *Planner) countOwn(x *host, d int) {
 	p.chosen += d
 	slot := p.slot(x.wave)
 	p.matched[slot] += d
@@ -197,9 +217,6 @@ func (p *Planner) count(x *host, d int) {
 	}
 	if x.out {
 		p.out += d
-	}
-	for _, g := range p.groupsOf(x) {
-		p.countIn(g, x, d)
 	}
 }
 

@@ -129,7 +129,7 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 		// Summer time ends in Paris at 01:00, and begins in the third.
 		now := rapid.SampledFrom([]time.Time{time.Unix(1e9, 0), time.Date(2026, 10, 24, 23, 20, 0, 0, time.UTC), time.Date(2026, 3, 28, 23, 20, 0, 0, time.UTC)}).Draw(t, "from")
 		for i := range rapid.IntRange(1, 30).Draw(t, "hosts") {
-			h := Host{Order: uint64(rapid.IntRange(0, 99).Draw(t, "order")), Takes: time.Duration(rapid.IntRange(0, 4).Draw(t, "takes")*5) * time.Minute, State: rapid.SampledFrom([]State{Unfit, Had, Unsure, Fit, Fit, Fit}).Draw(t, "state"), Labels: fleet.Labels{
+			h := Host{Order: uint64(rapid.IntRange(0, 99).Draw(t, "order")), Takes: time.Duration(rapid.IntRange(0, 4).Draw(t, "takes")*5) * time.Minute, State: rapid.SampledFrom([]State{Unfit, Had, Unsure, Other, Fit, Fit, Fit}).Draw(t, "state"), Labels: fleet.Labels{
 				"s": fmt.Sprintf("s%d", rapid.IntRange(0, 2).Draw(t, "s")), "r": fmt.Sprintf("r%d", rapid.IntRange(0, 4).Draw(t, "r")),
 				"pair": fmt.Sprintf("p%d", i/2), "role": []string{"passive", "active"}[i%2], "load": fmt.Sprintf("0.%d", rapid.IntRange(1, 9).Draw(t, "load")),
 			}}
@@ -169,7 +169,7 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 						h.Out = false
 					}
 				case 2:
-					h.State = rapid.SampledFrom([]State{Unfit, Had, Unsure, Fit, Taken}).Draw(t, "to")
+					h.State = rapid.SampledFrom([]State{Unfit, Had, Unsure, Other, Fit, Taken}).Draw(t, "to")
 				case 3:
 					h.Order = uint64(rapid.IntRange(0, 99).Draw(t, "order"))
 					p.Set(i, *h)
@@ -209,6 +209,29 @@ func TestLoadRefusesToLoseOneOfFour(t *testing.T) {
 	const want = "budget peak (service db): with one more out, 3 hosts would carry 120 % of their capacity, at most 100 % is allowed"
 	if b := p.Blocked(0, now); b == nil || b.Text != want {
 		t.Errorf("blocked by %+v, want %q", b, want)
+	}
+}
+
+func TestHostsNotSelectedCountInBudgetsOnly(t *testing.T) {
+	p := New(mustPolicy(t, "budgets: [{name: half, select: in=budget, groupBy: g, unavailable: 50%, disruptions: 2 per 1h}]\nunavailable: 50%"))
+	in, now := fleet.Labels{"g": "1", "in": "budget"}, time.Unix(1e9, 0)
+	p.Set(0, Host{State: Fit, Labels: in})
+	p.Set(1, Host{State: Other, Labels: in, Out: true})
+	p.Set(2, Host{State: Other, Labels: fleet.Labels{"g": "1"}, Out: true})
+	if p.Selected() != 1 || p.Fit() != 1 || p.State(2) != Absent {
+		t.Errorf("%d are selected, %d fit, the last is %d", p.Selected(), p.Fit(), p.State(2))
+	}
+	if b := p.Blocked(0, now); b == nil || b.Text != "budget half (g 1): 1 of 2 hosts are out (0 of them warming up), at most 50% (1) may be" {
+		t.Errorf("blocked by %+v", b)
+	}
+	p.Update(1, Other, false)
+	p.Disrupted(now, 1)
+	p.Disrupted(now, 1)
+	if b := p.Blocked(0, now); b == nil || b.Over != time.Hour {
+		t.Errorf("blocked by %+v, want the disruptions of the other host", b)
+	}
+	if got := p.Next(0, now.Add(2*time.Hour), 10); !slices.Equal(got, []int32{0}) {
+		t.Errorf("%v start", got)
 	}
 }
 

@@ -111,10 +111,10 @@ func level(d time.Duration) uint16 {
 
 // least is how long the work of the group lasts at least under its own budget.
 func (b *group) least(spec *policy.Budget) time.Duration {
-	if b.total == 0 {
+	if b.own == 0 {
 		return 0
 	}
-	s := sum{hosts: int(b.total), n: int(b.total), total: time.Duration(b.work) * time.Second, load: b.load}
+	s := sum{hosts: int(b.total), n: int(b.own), total: time.Duration(b.work) * time.Second, load: b.load}
 	s.least = s.total / time.Duration(s.n)
 	return s.cap(spec)
 }

@@ -22,6 +22,9 @@ func (p *Planner) Usage(now time.Time) []Usage {
 		g := &p.groups[i]
 		spec := &p.policy.Budgets[g.budget]
 		domains[g.budget]++
+		if g.own == 0 { // it has nothing to wait for there
+			continue
+		}
 		if spec.Unavailable.Zero() && spec.Headroom == 0 {
 			continue
 		}

@@ -7,7 +7,8 @@ import (
 )
 
 // Budget bounds what may be unavailable or started at once, in each group of
-// the hosts it selects. Any host that is down uses it, whoever took it down.
+// the hosts it selects, those that the policy does not select included. Any host
+// that is down uses it, whoever took it down.
 // Every bound that is set holds.
 type Budget struct {
 	Name    string

@@ -22,7 +22,7 @@ type tally struct {
 }
 
 // budgets counts by hand how many hosts are out in each group that a host of m
-// belongs to. Whoever is down counts, for whatever reason.
+// belongs to. Whoever is down counts, for whatever reason, selected or not.
 func (c *checker) budgets(r *rollout.Rollout, m control.Move) {
 	moved := map[fleet.HostID]bool{}
 	for _, id := range m.Hosts {
@@ -33,7 +33,7 @@ func (c *checker) budgets(r *rollout.Rollout, m control.Move) {
 		for _, id := range c.w.view.Hosts() {
 			seen := c.w.view.Host(id)
 			value, ok := seen.Labels[b.GroupBy]
-			if !c.concerns(r, id) || !b.Select.Matches(seen.Labels) || b.GroupBy != "" && !ok {
+			if !b.Select.Matches(seen.Labels) || b.GroupBy != "" && !ok {
 				continue
 			}
 			if groups[value] == nil {
@@ -46,7 +46,7 @@ func (c *checker) budgets(r *rollout.Rollout, m control.Move) {
 	c.whole(r, slices.Contains(slices.Collect(maps.Values(moved)), true))
 }
 
-// concerns says that the host counts in the rollout's budgets.
+// concerns says that the host counts in the bounds of the rollout as a whole.
 func (c *checker) concerns(r *rollout.Rollout, id fleet.HostID) bool {
 	return r.Policy.Select.Matches(c.w.view.Host(id).Labels) || c.host(id).rollout == r.ID
 }

@@ -107,6 +107,8 @@ func TestCheckerSees(t *testing.T) {
 			func(f *forger) { f.admit("a-1") }, "2 of 5 are out"},
 		{"a host of another rollout counts", "budgets: [{groupBy: rack, unavailable: 1}]", policy.Rate{}, func(f *forger) { f.wave("r2", 0, rollout.WaveOpens); f.move("r2", rollout.Admitted, "a-0") },
 			func(f *forger) { f.admit("a-1") }, "2 of 5 are out"},
+		{"a host that is not selected counts", "select: role=active\nbudgets: [{groupBy: rack, unavailable: 20%}]", policy.Rate{}, func(f *forger) { f.w.view.Lost("p-1", f.w.at(-time.Hour)) },
+			func(f *forger) { f.admit("a-4") }, "2 of 5 are out and 0 cold, at most 1 may be"},
 		{"cold hosts", "budgets: [{groupBy: rack, unavailable: 1, warm: 10m}]", policy.Rate{}, func(f *forger) { f.applied("a-0"); f.pass(11 * time.Minute); f.applied("a-1"); f.pass(9 * time.Minute) },
 			func(f *forger) { f.admit("a-2") }, "1 of 5 are out and 1 cold, at most 1 may be"},
 		{"quorum", "budgets: [{groupBy: rack, unavailable: quorum}]", policy.Rate{}, func(f *forger) { f.admit("a-0", "a-1") },

@@ -20,7 +20,7 @@ func (c *checker) truth() {
 			}
 		}
 		if !r.Policy.Down.Zero() {
-			c.trueBudget(r, policy.Budget{Name: "unavailable", Unavailable: r.Policy.Down})
+			c.trueBudget(r, policy.Budget{Name: "unavailable", Select: r.Policy.Select, Unavailable: r.Policy.Down})
 		}
 	}
 }
@@ -30,7 +30,7 @@ func (c *checker) trueBudget(r *rollout.Rollout, b policy.Budget) {
 	for i := range c.w.hosts {
 		h := &c.w.hosts[i]
 		value, ok := h.labels[b.GroupBy]
-		if h.away || b.GroupBy != "" && !ok || !b.Select.Matches(h.labels) || !r.Policy.Select.Matches(h.labels) {
+		if h.away || b.GroupBy != "" && !ok || !b.Select.Matches(h.labels) {
 			continue
 		}
 		total[value]++

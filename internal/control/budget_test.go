@@ -1,0 +1,79 @@
+package control
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"afloat/internal/fleet"
+	"afloat/internal/wire"
+)
+
+// newPairLab is a lab of two pairs: 1a and 1b, 2a and 2b.
+func newPairLab(t tester) *lab {
+	l := newRebootLab(t, 0)
+	for _, x := range []string{"1a", "1b", "2a", "2b"} {
+		role := map[byte]string{'a': "active", 'b': "passive"}[x[1]]
+		l.join(fleet.HostID(x), fleet.Labels{"pair": x[:1], "zone": x[1:], "role": role}).report.Abilities = wire.Actions()
+	}
+	l.tick(0)
+	return l
+}
+
+// halves is how many hosts of a pair are down at most.
+func (l *lab) halves() int {
+	out := map[string]int{}
+	for id, g := range l.hosts {
+		if g.report.Out || g.deed.down {
+			out[string(id)[:1]]++
+		}
+	}
+	return max(out["1"], out["2"])
+}
+
+const onePerPair = "budgets: [{name: ha, groupBy: pair, unavailable: 1}]"
+
+func TestBudgetsCountTheHostsOfOtherRollouts(t *testing.T) {
+	l := newPairLab(t)
+	one := l.begin(toNewKernel + "select: zone=a\n" + onePerPair)
+	two := l.begin("name: r\ntarget: {restart: app.service}\nselect: zone=b\n" + onePerPair)
+	l.beat(time.Second)
+	const want = "budget ha (pair 1): 1 of 2 hosts are out (0 of them warming up), at most 1 (1) may be; held by 1a (admitted, rollout r1)"
+	if e := Explain(l.s, l.v, "1b", l.now); e.Kind != KindBudget || !strings.Contains(strings.ReplaceAll(e.Reason, "draining", "admitted"), want) {
+		t.Errorf("1b waits for %+v, want %q", e.Blocker, want)
+	}
+	for range 40 {
+		l.tick(time.Minute)
+		if n := l.halves(); n > 1 {
+			t.Fatalf("%d hosts of a pair are out", n)
+		}
+	}
+	l.wantPhase(one, "complete")
+	l.wantPhase(two, "complete")
+	l.checkReplay()
+}
+
+func TestBudgetsCountHostsThatAreDownAndNotSelected(t *testing.T) {
+	l := newPairLab(t)
+	l.hosts["1b"].silent = true
+	l.tick(10 * time.Minute)
+	id := l.begin(toNewKernel + "select: zone=a\n" + onePerPair)
+	l.tick(10 * time.Minute)
+	if st, _ := StatusOf(l.s, l.v, id, l.now); st.Selected != 2 || l.s.Host("1a").Rollout != "" || l.s.Host("2a").Rollout != id {
+		t.Errorf("%d are selected; 1a, whose other half is silent, is %+v; 2a is %+v", st.Selected, l.s.Host("1a"), l.s.Host("2a"))
+	}
+	rest, _ := RestOf(l.s, l.v, id, l.now)
+	if eta := rest.ETA(l.now); eta.Left != 1 || !strings.Contains(eta.Stuck, "budget ha (pair 1)") {
+		t.Errorf("the forecast is %+v", eta)
+	}
+	l.hosts["1b"].silent = false
+	l.tick(time.Minute)
+	if l.s.Host("1a").Rollout != id {
+		t.Error("1a does not start when its other half is heard again")
+	}
+	l.hosts["2b"].silent = true // it goes silent while the rollout runs
+	l.tick(10 * time.Minute)
+	if p := l.v.memo.planner(l.s.Rollout(id), l.now); !p.Out(l.v.memo.index["2b"]) {
+		t.Error("2b is silent and does not count as out")
+	}
+}
