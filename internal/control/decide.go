@@ -309,7 +309,7 @@ func (t *turn) admit() {
 			continue
 		}
 		for w := 0; w <= last; w++ {
-			if w == last || r.Policy.Waves[w].Select != nil {
+			if w == last && !r.Shut(w) || r.Policy.Waves[w].Select != nil {
 				t.admitWave(r, w)
 			}
 		}

@@ -89,7 +89,7 @@ func (t *turn) rest(r *rollout.Rollout, p *planner) *policy.Policy {
 		w := r.Policy.Waves[i]
 		lacks := p.Goal(i)
 		if i == current {
-			lacks = p.Room(i)
+			lacks = room(r, p, i)
 		}
 		if lacks == 0 {
 			continue
@@ -108,7 +108,7 @@ func (t *turn) rest(r *rollout.Rollout, p *planner) *policy.Policy {
 // soakLeft is how long the open wave still takes, if it has all its hosts.
 func (t *turn) soakLeft(r *rollout.Rollout) time.Duration {
 	i, opened := r.Current()
-	if !opened || r.Taken(i) == 0 || t.planner(r).Room(i) > 0 {
+	if !opened || r.Taken(i) == 0 || room(r, t.planner(r), i) > 0 {
 		return 0
 	}
 	soak := r.Policy.Waves[i].Soak
@@ -116,6 +116,14 @@ func (t *turn) soakLeft(r *rollout.Rollout) time.Duration {
 		return max(0, soak-t.now.Sub(began))
 	}
 	return soak + t.comesBack(r, i)
+}
+
+// room is how many hosts a wave still takes.
+func room(r *rollout.Rollout, p *planner, i int) int {
+	if r.Shut(i) {
+		return 0
+	}
+	return p.Room(i)
 }
 
 // comesBack is until the last host under way in a wave is through, by what its class takes.

@@ -90,6 +90,11 @@ func (t *turn) waits(r *rollout.Rollout, p *planner, i int32) *Blocker {
 	if current, opened := r.Current(); w > current || w == current && !opened {
 		return t.wavesBefore(r, w, min(current, len(r.Waves)-1))
 	}
+	if r.Shut(w) {
+		b := blocked(KindWave, "when that wave is over", "wave %s soaks and takes nobody more: a later one will", r.Waves[w].Name)
+		b.Until = r.Waves[w].Soaking.Add(r.Policy.Waves[w].Soak)
+		return b
+	}
 	if b := p.Blocked(i, t.now); b != nil {
 		return t.held(r, b)
 	}

@@ -71,7 +71,8 @@ type Crash struct {
 type Wave struct {
 	Name   string    `json:"name"`
 	Opened time.Time `json:"opened,omitzero"`
-	// Soaking is since when all its hosts have settled, zero before.
+	// Soaking is since when all its hosts have settled, zero before, and when
+	// another was admitted since.
 	Soaking time.Time `json:"soaking,omitzero"`
 	Closed  time.Time `json:"closed,omitzero"`
 	// Verdict and Why are what the gate said at its end.
@@ -140,6 +141,14 @@ func (r *Rollout) HostPhase(p HostPhase, i int) HostPhase {
 		return Done
 	}
 	return p
+}
+
+// Shut says that wave i soaks and takes nobody more: a later one may, so that
+// its soak need not begin again.
+func (r *Rollout) Shut(i int) bool {
+	w := r.Waves[i]
+	return !w.Soaking.IsZero() && w.Closed.IsZero() && r.Policy.Waves[i].Select == nil &&
+		slices.ContainsFunc(r.Policy.Waves[i+1:], func(w policy.Wave) bool { return w.Select == nil })
 }
 
 // Count is how many hosts are in the phase, over all waves.
@@ -234,6 +243,9 @@ func (r *Rollout) Step(m Move) error {
 	}
 	if m.To != Waiting {
 		w.Hosts[to] += m.N
+	}
+	if m.To == Admitted && w.Closed.IsZero() {
+		w.Soaking = time.Time{} // who comes now soaks like the others
 	}
 	r.expose(m)
 	return nil

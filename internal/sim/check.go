@@ -34,6 +34,7 @@ type checker struct {
 type checked struct {
 	phase   rollout.HostPhase
 	rollout string
+	wave    int
 	starts  []start
 	applied time.Time
 	gen     uint64
@@ -93,7 +94,7 @@ func (c *checker) before(rec control.Record) {
 		}
 	}
 	for _, e := range rec.Waves {
-		c.waved(e)
+		c.waved(e, rec.At)
 	}
 	if rec.Command != nil {
 		c.commanded(*rec.Command)
@@ -136,7 +137,7 @@ func (c *checker) moved(id fleet.HostID, m control.Move, at time.Time) {
 			c.alive(id, m.Rollout, "taken back by an action")
 		}
 	}
-	h.phase, h.rollout = m.To, m.Rollout
+	h.phase, h.rollout, h.wave = m.To, m.Rollout, m.Wave
 }
 
 // admitted tests one admission: the host is fit, idle, and its rollout open.
@@ -220,7 +221,28 @@ func (c *checker) ends(e control.WaveEvent) {
 	}
 }
 
-func (c *checker) waved(e control.WaveEvent) {
+// soaks tests that the hosts of a wave that ends have had the target for its
+// soak, but for as many as may lag behind.
+func (c *checker) soaks(e control.WaveEvent, at time.Time) {
+	r, taken, short := c.w.state.Rollout(e.Rollout), 0, 0
+	if r == nil || e.Wave >= len(r.Policy.Waves) {
+		return
+	}
+	for _, h := range c.hosts {
+		if h.rollout != e.Rollout || h.wave != e.Wave {
+			continue
+		}
+		taken++
+		if h.phase.Acting() || h.phase == rollout.Soaking && at.Sub(h.applied) < r.Policy.Waves[e.Wave].Soak {
+			short++
+		}
+	}
+	if may := r.Policy.Waves[e.Wave].Stragglers.Of0(taken); short > may {
+		c.w.fail("wave %d of rollout %s ends with %d hosts that have not soaked, at most %d may", e.Wave, e.Rollout, short, may)
+	}
+}
+
+func (c *checker) waved(e control.WaveEvent, at time.Time) {
 	x := c.rollout(e.Rollout)
 	if e.What != rollout.WaveOpens {
 		c.ends(e)
@@ -229,6 +251,7 @@ func (c *checker) waved(e control.WaveEvent) {
 	case rollout.WaveOpens:
 		x.open[e.Wave] = true
 	case rollout.WaveCloses:
+		c.soaks(e, at)
 		delete(x.open, e.Wave)
 		x.closed[e.Wave] = true
 	}

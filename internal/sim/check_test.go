@@ -218,6 +218,8 @@ func TestCheckerSees(t *testing.T) {
 		}, "2 of 10 hosts are out, at most 1 may be"},
 		{"a wave that ends unheard", "", policy.Rate{}, func(f *forger) { f.applied("a-0"); f.pass(time.Minute); f.w.failOver() },
 			func(f *forger) { f.wave("r1", 0, rollout.WaveCloses) }, "host a-0 has not been heard since the server leads"},
+		{"a wave that ends unsoaked", "", policy.Rate{}, func(f *forger) { f.applied("a-0") },
+			func(f *forger) { f.admit("a-1"); f.wave("r1", 0, rollout.WaveCloses) }, "ends with 1 hosts that have not soaked, at most 0 may"},
 		{"its owner's stop file", "", policy.Rate{}, func(f *forger) { f.says("a-0", func(r *wire.Report) { r.Stopped = true }) },
 			func(f *forger) { f.admit("a-0") }, "against its owner's will"},
 		{"blind", "", policy.Rate{}, func(f *forger) { f.says("a-0", func(r *wire.Report) { r.Blind = "no kernel log" }) },
