@@ -161,18 +161,14 @@ func (t *turn) holds(r *rollout.Rollout, verdict gate.Verdict) (gate.Rule, strin
 			return f.Rule, f.Text
 		}
 	}
-	i, _ := r.Current()
-	lost := 0
-	if i < len(r.Waves) {
-		lost = r.Policy.Waves[i].Stragglers.Of0(r.Taken(i))
-	}
 	silent, stuck := t.attention(r)
+	silent, stuck, blind := t.beyond(r, silent), t.beyond(r, stuck), t.beyond(r, t.blind(r))
 	switch {
-	case len(silent) > lost && !r.Passes(ruleSilent):
+	case len(silent) > 0 && !r.Passes(ruleSilent):
 		return ruleSilent, fmt.Sprintf("%s not heard for %s: %s", count(len(silent)), policy.Span(r.Policy.Timeouts.Silent), t.some(silent))
-	case len(t.blind(r)) > lost && !r.Passes(gate.RuleNoData):
-		return gate.RuleNoData, fmt.Sprintf("crash evidence of %s cannot be seen: %s", count(len(t.blind(r))), t.some(t.blind(r)))
-	case len(stuck) > lost && !r.Passes(ruleStuck) && (r.Hold == "" || heldBy(r) == ruleStuck): // after another hold they first get a permit
+	case len(blind) > 0 && !r.Passes(gate.RuleNoData):
+		return gate.RuleNoData, fmt.Sprintf("crash evidence of %s cannot be seen: %s", count(len(blind)), t.some(blind))
+	case len(stuck) > 0 && !r.Passes(ruleStuck) && (r.Hold == "" || heldBy(r) == ruleStuck): // after another hold they first get a permit
 		return ruleStuck, fmt.Sprintf("%s under way for over %s: %s", count(len(stuck)), policy.Span(r.Policy.Timeouts.Stuck), t.some(stuck))
 	case level == gate.LevelInconclusive && r.Policy.Gate.OnInconclusive == policy.InconclusiveHold && t.soaked(r) && !r.Passes(ruleInconclusive):
 		if heldBy(r) == ruleInconclusive { // its words are known
@@ -181,6 +177,18 @@ func (t *turn) holds(r *rollout.Rollout, verdict gate.Verdict) (gate.Rule, strin
 		return ruleInconclusive, gate.Decide(r.Policy.Gate, t.facts(r)).Why()
 	}
 	return "", ""
+}
+
+// beyond are those of the hosts whose wave has more of them than may lag behind.
+func (t *turn) beyond(r *rollout.Rollout, ids []fleet.HostID) []fleet.HostID {
+	in := map[int]int{}
+	for _, id := range ids {
+		in[t.s.hosts[id].Wave]++
+	}
+	return slices.DeleteFunc(slices.Clone(ids), func(id fleet.HostID) bool {
+		w := t.s.hosts[id].Wave
+		return in[w] <= r.Policy.Waves[w].Stragglers.Of0(r.Taken(w))
+	})
 }
 
 // soaked says that the open wave's soak is over.

@@ -80,6 +80,9 @@ type Wave struct {
 	Why     string     `json:"why,omitempty"`
 	// Hosts counts its hosts by phase; Done counts as Soaking until read through Count.
 	Hosts map[HostPhase]int `json:"hosts,omitempty"`
+	// Late is how many hosts failed on their way since the wave is over, or since
+	// a person let the rollout go on past that.
+	Late int `json:"late,omitempty"`
 }
 
 // New is a rollout that has just been started.
@@ -247,8 +250,20 @@ func (r *Rollout) Step(m Move) error {
 	if m.To == Admitted && w.Closed.IsZero() {
 		w.Soaking = time.Time{} // who comes now soaks like the others
 	}
+	w.lag(m)
 	r.expose(m)
 	return nil
+}
+
+// lag counts the failures of hosts that come to a wave which is over.
+func (w *Wave) lag(m Move) {
+	switch {
+	case w.Closed.IsZero():
+	case m.To == Failed && m.From.Acting() && m.From != Reverting:
+		w.Late += m.N
+	case m.From == Failed && m.To == Waiting:
+		w.Late = max(0, w.Late-m.N)
+	}
 }
 
 func (r *Rollout) expose(m Move) {
@@ -324,10 +339,7 @@ func (r *Rollout) Facts(now time.Time) gate.Facts {
 			f.Crashed = append(f.Crashed, c.Host)
 		}
 	}
-	if i, opened := r.Current(); opened {
-		f.Failed = r.CountIn(i, Failed)
-		f.Allowed = r.Policy.Waves[i].Failures.Of0(r.Taken(i))
-	}
+	f.Failed, f.Allowed = r.failures()
 	// A crash while the patch goes on comes before any exposure is counted.
 	f.Exposed = max(f.Exposed, len(f.Crashed))
 	if f.Exposed > 0 {
@@ -339,6 +351,21 @@ func (r *Rollout) Facts(now time.Time) gate.Facts {
 		}
 	}
 	return f
+}
+
+// failures are the failed hosts of the open wave and how many it allows, or
+// those of late hosts of a wave that is over, if they are more than that allows.
+func (r *Rollout) failures() (failed, allowed int) {
+	current, opened := r.Current()
+	if opened {
+		failed, allowed = r.CountIn(current, Failed), r.Policy.Waves[current].Failures.Of0(r.Taken(current))
+	}
+	for i := range r.Waves[:current] {
+		if may := r.Policy.Waves[i].Failures.Of0(r.Taken(i)); failed <= allowed && r.Waves[i].Late > may {
+			return r.Waves[i].Late, may
+		}
+	}
+	return failed, allowed
 }
 
 // WaveEvent opens, soaks or closes a wave.

@@ -21,6 +21,14 @@ func (r *Rollout) Passes(rule gate.Rule) bool {
 // passes the other one on the same crashes.
 func (r *Rollout) waive(rule gate.Rule) {
 	n, counts := r.toll(rule)
+	if rule == gate.RuleFailures {
+		for i := range r.Waves {
+			r.Waves[i].Late = 0
+		}
+		if _, opened := r.Current(); !opened { // nothing else was counted
+			return
+		}
+	}
 	if !counts {
 		if rule != "" && !slices.Contains(r.Waved, rule) {
 			r.Waved = append(r.Waved, rule)
