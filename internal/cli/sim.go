@@ -63,6 +63,9 @@ func faultHelp() string {
 
 func (o simOptions) virtualFleet() (sim.Fleet, error) {
 	if o.fleet == "" {
+		if o.hosts < 1 || o.hosts > sim.MaxHosts {
+			return sim.Fleet{}, fmt.Errorf("cannot simulate %d hosts: want 1 to %d", o.hosts, sim.MaxHosts)
+		}
 		return sim.Generated(o.hosts), nil
 	}
 	data, err := os.ReadFile(o.fleet)
@@ -81,6 +84,9 @@ func runSim(cmd *cobra.Command, file string, o simOptions) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
+	if o.takes < 0 || o.horizon < 0 {
+		return fmt.Errorf("cannot simulate: --takes and --horizon cannot be below zero")
+	}
 	fleet, err := o.virtualFleet()
 	if err != nil {
 		return err
@@ -90,7 +96,7 @@ func runSim(cmd *cobra.Command, file string, o simOptions) error {
 		return printForecast(cmd.OutOrStdout(), p, ahead(p, work, sim.Started()), o.json)
 	}
 	forecast := plan.Ahead(p, work, sim.Started())
-	options := sim.Options{Policy: string(source), Fleet: fleet, Seed: o.seed, Horizon: o.horizon, Check: fleet.Size() <= 2000}
+	options := sim.Options{Policy: string(source), Fleet: fleet, Seed: o.seed, Horizon: o.horizon, Check: fleet.Size() <= 2000, Stop: cmd.Context().Done()}
 	for _, s := range o.faults {
 		f, err := sim.ParseFault(s)
 		if err != nil {

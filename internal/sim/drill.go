@@ -14,23 +14,25 @@ type Drill struct {
 	Name   string
 	Story  string
 	Faults []string
-	// Ends is how the rollout must end, MostExposed how many hosts may have had a bad patch (0: any).
+	// Ends is how the rollout must end, MostExposed how many hosts may have had a
+	// bad patch and MostCrashes how many it may crash (0: any).
 	Ends        rollout.Phase
 	MostExposed float64 // share of the fleet
+	MostCrashes int
 }
 
 // Drills are the rehearsals; the same names are to run on the lab.
 func Drills() []Drill {
 	return []Drill{
-		{"monkey", "one host loses power in the last wave and comes back", []string{"down:1host@130m+5m"}, rollout.PhaseComplete, 0},
-		{"rack", "a whole rack loses power for half an hour", []string{"down@40m+30m?rack=prod-r1"}, rollout.PhaseComplete, 0},
-		{"zone", "a third of the fleet is cut off for twenty minutes", []string{"cut@40m+20m?zone=z1"}, rollout.PhaseComplete, 0},
-		{"control-plane", "the server dies in the middle of a wave and another leads two minutes later", []string{"server-crash@31m+2m"}, rollout.PhaseComplete, 0},
-		{"telemetry", "three in ten messages are lost and half the reports come ten minutes late", []string{"lost:30%", "late:50%+10m"}, rollout.PhaseComplete, 0},
-		{"bad-patch", "one host in fifty dies when it gets the patch", []string{"crash-on-apply:2%"}, rollout.PhaseReverted, 0.25},
-		{"bad-patch-blind", "the same, with reports late and messages lost", []string{"crash-on-apply:2%", "late:50%+5m", "lost:10%"}, rollout.PhaseReverted, 0.25},
-		{"bad-on-one-class", "the patch kills only one kind of hardware", []string{"crash-on-apply:20%?hardware=h2"}, rollout.PhaseReverted, 0.25},
-		{"slow-leak", "patched hosts crash once in two days", []string{"leak:0.02"}, rollout.PhaseReverted, 1},
+		{"monkey", "one host loses power in the last wave and comes back", []string{"down:1host@130m+5m"}, rollout.PhaseComplete, 0, 0},
+		{"rack", "a whole rack loses power for half an hour", []string{"down@40m+30m?rack=prod-r1"}, rollout.PhaseComplete, 0, 0},
+		{"zone", "a third of the fleet is cut off for twenty minutes", []string{"cut@40m+20m?zone=z1"}, rollout.PhaseComplete, 0, 0},
+		{"control-plane", "the server dies in the middle of a wave and another leads two minutes later", []string{"server-crash@31m+2m"}, rollout.PhaseComplete, 0, 0},
+		{"telemetry", "three in ten messages are lost and half the reports come ten minutes late", []string{"lost:30%", "late:50%+10m"}, rollout.PhaseComplete, 0, 0},
+		{"bad-patch", "one host in fifty dies when it gets the patch", []string{"crash-on-apply:2%"}, rollout.PhaseReverted, 0.25, 10},
+		{"bad-patch-blind", "the same, with reports late and messages lost", []string{"crash-on-apply:2%", "late:50%+5m", "lost:10%"}, rollout.PhaseReverted, 0.25, 10},
+		{"bad-on-one-class", "the patch kills only one kind of hardware", []string{"crash-on-apply:20%?hardware=h2"}, rollout.PhaseReverted, 0.25, 10},
+		{"slow-leak", "patched hosts crash once in two days, from the second hour on", []string{"leak:0.02+1h"}, rollout.PhaseReverted, 1, 10},
 	}
 }
 
@@ -63,6 +65,9 @@ waves:
 
 // Play runs a drill so often on a generated fleet, each with another seed.
 func (d Drill) Play(hosts, runs int, seed uint64) (DrillResult, error) {
+	if runs < 1 || hosts < 1 {
+		return DrillResult{}, fmt.Errorf("cannot play drill %s: %d runs on %d hosts", d.Name, runs, hosts)
+	}
 	out := DrillResult{Drill: d.Name, Story: d.Story, Ends: d.Ends, Runs: runs}
 	o := Options{Policy: drillPolicy, Fleet: Generated(hosts), Check: hosts <= 2000, Horizon: 48 * time.Hour}
 	for _, s := range d.Faults {
@@ -100,6 +105,8 @@ func (d Drill) wrong(res Result) string {
 		return fmt.Sprintf("ended %s (%s; hold %q), not %s", res.Phase, res.Reason, res.Hold, d.Ends)
 	case d.MostExposed > 0 && float64(res.Exposed) > d.MostExposed*float64(res.Hosts):
 		return fmt.Sprintf("%d of %d hosts had the bad patch", res.Exposed, res.Hosts)
+	case d.MostCrashes > 0 && res.Crashes > d.MostCrashes:
+		return fmt.Sprintf("the bad patch crashed %d hosts, at most %d may", res.Crashes, d.MostCrashes)
 	case res.Phase == rollout.PhaseReverted && res.Running > 0:
 		return fmt.Sprintf("%d hosts still run the bad patch", res.Running)
 	}

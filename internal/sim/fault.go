@@ -28,7 +28,7 @@ func Faults() map[string]string {
 	return map[string]string{
 		"crash-on-apply":   "SHARE of the hosts die within a minute after they have the target",
 		"oops-on-apply":    "SHARE of the hosts print an oops within a minute after they have the target, and live",
-		"leak":             "SHARE crashes per host-hour from the target on",
+		"leak":             "SHARE crashes per host-hour from DURATION after the target on",
 		"apply-fails":      "SHARE of the applies end in a stalled transition",
 		"breaks-next-boot": "SHARE of the hosts that had the live patch, or boot the kernel, do not come back from the boot",
 		"boots-old-kernel": "SHARE of the boots into another kernel end in the old one",
@@ -62,6 +62,7 @@ func ParseFault(s string) (Fault, error) {
 		}
 		f.On = on
 	}
+	at, lasts := strings.Contains(rest, "@"), strings.Contains(rest, "+")
 	rest, err := f.times(rest)
 	if err != nil {
 		return f, fmt.Errorf("parse fault %q: %w", s, err)
@@ -84,6 +85,9 @@ func ParseFault(s string) (Fault, error) {
 		return f, fmt.Errorf("parse fault %q: %q is not a fault", s, name)
 	}
 	f.Name = name
+	if err := f.check(has, at, lasts); err != nil {
+		return f, fmt.Errorf("parse fault %q: %w", s, err)
+	}
 	return f, nil
 }
 

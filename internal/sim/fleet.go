@@ -6,7 +6,6 @@ package sim
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"slices"
 	"time"
 
@@ -120,8 +119,11 @@ func (t takes) out(a policy.Action) time.Duration {
 	return around + t.act
 }
 
-// maxHosts bounds a fleet.
-const maxHosts = 5_000_000
+// MaxHosts bounds a virtual fleet, maxCrashes the crashes of a healthy host in a year.
+const (
+	MaxHosts   = 5_000_000
+	maxCrashes = 100_000
+)
 
 // ParseFleet reads a fleet from YAML and refuses unknown fields.
 func ParseFleet(data []byte) (Fleet, error) {
@@ -129,23 +131,26 @@ func ParseFleet(data []byte) (Fleet, error) {
 	if err := yaml.UnmarshalWithOptions(data, &f, yaml.Strict()); err != nil {
 		return f, fmt.Errorf("read fleet: %s", yaml.FormatError(err, false, false))
 	}
-	return f, f.check()
+	return f, f.Check()
 }
 
-func (f Fleet) check() error {
-	if f.Size() == 0 {
-		return fmt.Errorf("read fleet: no hosts")
+// Check refuses a fleet that cannot be.
+func (f Fleet) Check() error {
+	for _, g := range f.Groups {
+		if g.Hosts < 0 || g.Hosts > MaxHosts {
+			return fmt.Errorf("read fleet: group %s: %d hosts, want 0 to %d", g.Name, g.Hosts, MaxHosts)
+		}
+		if !(g.CrashesPerYear >= 0 && g.CrashesPerYear <= maxCrashes) {
+			return fmt.Errorf("read fleet: group %s: %v crashes per year, want 0 to %d", g.Name, g.CrashesPerYear, maxCrashes)
+		}
 	}
-	if f.Size() > maxHosts {
-		return fmt.Errorf("read fleet: %d hosts, at most %d", f.Size(), maxHosts)
+	if n := f.Size(); n < 1 || n > MaxHosts {
+		return fmt.Errorf("read fleet: %d hosts, want 1 to %d", n, MaxHosts)
 	}
 	if err := f.checkServices(); err != nil {
 		return err
 	}
 	for _, g := range f.Groups {
-		if g.Hosts < 0 || math.IsNaN(g.CrashesPerYear) || g.CrashesPerYear < 0 {
-			return fmt.Errorf("read fleet: group %s: negative number", g.Name)
-		}
 		if _, err := g.read(); err != nil {
 			return fmt.Errorf("read fleet: group %s: %w", g.Name, err)
 		}

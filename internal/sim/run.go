@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -74,24 +75,32 @@ type Sample struct {
 // Run plays a policy on a fleet. The error is a policy or option that cannot
 // be; what went wrong in the run is in the Result.
 func Run(o Options) (Result, error) {
-	if err := o.Fleet.check(); err != nil {
+	if err := o.Fleet.Check(); err != nil {
 		return Result{}, err
 	}
 	orders, err := o.orders()
 	if err != nil {
 		return Result{}, err
 	}
+	if err := o.check(); err != nil {
+		return Result{}, err
+	}
 	if o.Horizon == 0 {
 		o.Horizon = 30 * 24 * time.Hour
 	}
 	w := newWorld(o, orders)
+	if err := w.aims(); err != nil {
+		return Result{}, err
+	}
 	w.join()
 	w.turn()
 	if err := w.give(0); err != nil {
 		return Result{}, err
 	}
 	w.plant()
-	w.loop()
+	if !w.loop() {
+		return Result{}, errors.New("run simulation: it was stopped")
+	}
 	w.finish()
 	return *w.out, nil
 }
@@ -296,8 +305,8 @@ const (
 	lookEvery = 30 * time.Second // at what goes on, when nothing does
 )
 
-// loop runs until the rollout rests or the horizon is reached.
-func (w *world) loop() {
+// loop runs until the rollout rests or the horizon is reached. It is false if it was stopped.
+func (w *world) loop() bool {
 	w.turn()
 	w.sample(true)
 	for w.now < w.o.Horizon && len(w.out.Broken) == 0 {
@@ -306,10 +315,16 @@ func (w *world) loop() {
 			w.turn()
 		}
 		w.sample(false)
+		select {
+		case <-w.o.Stop:
+			return false
+		default:
+		}
 		if w.over() && !w.pending() && (len(w.orders) == 1 || w.now-w.decided > time.Minute) {
-			return
+			return true
 		}
 	}
+	return true
 }
 
 // nothingNew says that a turn would only find what the last one found: nothing

@@ -185,12 +185,26 @@ func (s *shard) letter(r wire.Report) *wire.Report {
 	return &r
 }
 
+// resent is how much later a message arrives because it was lost and sent again,
+// false if it never does.
+func (s *shard) resent(h *host) (wait time.Duration, arrives bool) {
+	p := s.chance("lost", h)
+	for s.random(h) < p {
+		if wait += repeat; p >= 1 || wait > forever {
+			return 0, false
+		}
+	}
+	return wait, true
+}
+
 // send puts a report on the wire.
 func (s *shard) send(h *host, r wire.Report, now time.Duration) {
 	at := now + s.latency(h)
-	for s.random(h) < s.chance("lost", h) {
-		at += repeat
+	wait, arrives := s.resent(h)
+	if !arrives {
+		return
 	}
+	at += wait
 	for _, f := range s.w.faults.named("late") {
 		if s.random(h) < f.Share {
 			at += time.Duration(s.random(h) * float64(f.For))
@@ -209,10 +223,11 @@ const beat = 30 * time.Second
 // again sends a new leader what the host says of itself.
 func (s *shard) again(h *host, now time.Duration) {
 	at := now + time.Duration(s.random(h)*float64(beat))
-	for s.random(h) < s.chance("lost", h) {
-		at += repeat
+	wait, arrives := s.resent(h)
+	if !arrives {
+		return
 	}
-	s.push(event{at: at, kind: evReport, host: h.i, report: s.letter(h.report(s, now))})
+	s.push(event{at: at + wait, kind: evReport, host: h.i, report: s.letter(h.report(s, now))})
 }
 
 // arrive is the server's receipt of a report. Older ones of the host are dropped.
@@ -287,8 +302,10 @@ func (s *shard) took(h *host, d bundle.Digest, now time.Duration) {
 	if s.random(h) < s.chance("oops-on-apply", h) {
 		s.push(event{at: soon(), kind: evOops, host: h.i, digest: d})
 	}
-	if leak := s.chance("leak", h); leak > 0 {
-		s.push(event{at: now + exponential(leak, s.random(h)), kind: evDie, host: h.i, digest: d})
+	for _, f := range s.w.faults.named("leak") {
+		if f.Share > 0 && f.On.Matches(h.labels) {
+			s.push(event{at: now + f.For + exponential(f.Share, s.random(h)), kind: evDie, host: h.i, digest: d})
+		}
 	}
 }
 

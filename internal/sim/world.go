@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"afloat/internal/bundle"
@@ -29,6 +30,8 @@ type Options struct {
 	// Blame is the rollout whose patch does the harm that the faults tell of: 0
 	// is the first, then those of Also.
 	Blame int
+	// Stop ends the run early when it is closed; nil never does.
+	Stop <-chan struct{}
 	// Rate bounds the starts of all rollouts together; zero does not.
 	Rate policy.Rate
 
@@ -106,12 +109,28 @@ func (w *world) handle(e event) {
 
 // chance crashes one healthy host and draws when the next one does.
 func (w *world) chance() {
-	h := &w.hosts[w.rng.IntN(len(w.hosts))]
+	h := w.victim()
 	if h.group.CrashesPerYear > 0 && !h.away {
 		w.out.Background++
 		h.die(w.shard(h.i), w.now, 0)
 	}
 	w.queue.push(event{at: w.now + exponential(w.rate, w.rng.Float64()), kind: evChance})
+}
+
+// victim draws the healthy host that crashes next: each by the rate of its group.
+func (w *world) victim() *host {
+	groups := w.o.Fleet.Groups
+	if len(groups) == 1 || !slices.ContainsFunc(groups, func(g Group) bool { return g.CrashesPerYear != groups[0].CrashesPerYear }) {
+		return &w.hosts[w.rng.IntN(len(w.hosts))]
+	}
+	left, first := w.rng.Float64()*w.rate*24*365, 0
+	for _, g := range groups {
+		if left -= g.CrashesPerYear * float64(g.Hosts); left < 0 {
+			return &w.hosts[first+w.rng.IntN(g.Hosts)]
+		}
+		first += g.Hosts
+	}
+	return &w.hosts[len(w.hosts)-1] // the sum was rounded
 }
 
 // commit applies a record and wakes the hosts it concerns.
