@@ -86,7 +86,7 @@ func Do(s *State, v *View, c Command, now time.Time) (Record, error) {
 
 // record is the next record, still empty. Time never runs backwards in the log.
 func (s *State) record(now time.Time) Record {
-	return Record{Seq: s.seq + 1, At: later(s.at, now.UTC().Round(0))}
+	return Record{Seq: s.seq + 1, At: later(s.at, now.UTC().Round(0)), Edition: edition}
 }
 
 func check(s *State, v *View, c *Command) error {

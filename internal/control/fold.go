@@ -59,31 +59,6 @@ func (t *turn) foldCrashes(seen *Seen) {
 	}
 }
 
-func (t *turn) crash(seen *Seen, h Host, c health.Crash) {
-	e := CrashEvent{Crash: c}
-	if r := t.s.rollouts[h.Rollout]; r != nil && blames(r, h, c) {
-		e.Patched = r.ID
-	}
-	for _, r := range t.s.active() {
-		if r.Policy.Select.Matches(seen.Labels) {
-			e.Control = append(e.Control, Bystander{r.ID, t.without(r)})
-		}
-	}
-	if e.Patched != "" && c.Counts() {
-		e.Outage, e.Domains = t.outage(t.s.rollouts[e.Patched], seen, c)
-	}
-	t.rec.Crashes = append(t.rec.Crashes, e)
-}
-
-// blames says that a crash is held against the rollout that has the host: its
-// live patch was loaded, or the host had acted on its order.
-func blames(r *rollout.Rollout, h Host, c health.Crash) bool {
-	if c.Live != "" && (h.Live == c.Live || slices.Contains(r.Bundles, c.Live)) {
-		return true
-	}
-	return h.Act != nil && !h.Act.Back && (c.Kind == CrashLost || r.HostPhase(h.Phase, h.Wave).Acted())
-}
-
 // together is how close in time hosts of one domain must have gone for it to
 // be the domain's doing, late is from when on a host without a sign of life
 // counts as gone for that.

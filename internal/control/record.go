@@ -16,6 +16,8 @@ type Record struct {
 	// Seq is the State's sequence after this record: one more than before.
 	Seq uint64    `json:"seq"`
 	At  time.Time `json:"at"`
+	// Edition is which rules of applying it goes by: see edition.
+	Edition int `json:"edition,omitempty"`
 	// A record holds one kind of thing only, so the parts never depend on each other.
 	Command *Command `json:"command,omitempty"`
 	Adopts  []Adopt  `json:"adopts,omitempty"`
@@ -31,6 +33,11 @@ type Record struct {
 	Waves   []WaveEvent    `json:"waves,omitempty"`
 	Changes []Change       `json:"changes,omitempty"`
 }
+
+// edition is that of the records that are decided now. From 1 on, a host that
+// loses the live patch of an earlier rollout leaves the exposure of that. Records
+// from before, which have none, are applied as they were.
+const edition = 1
 
 // maxHosts and maxCrashes bound a record: with host ids and texts of the
 // greatest length it stays below 512 kB of JSON.
@@ -73,8 +80,10 @@ type Adopt struct {
 // CrashEvent is a new crash and the rollouts it counts in.
 type CrashEvent struct {
 	health.Crash
-	// Patched is the rollout whose live patch was loaded, "" for none.
+	// Patched is the rollout that it is held against, "" for none, and Also
+	// another one that may have done it as well.
 	Patched string `json:"patched,omitempty"`
+	Also    string `json:"also,omitempty"`
 	// Control are the rollouts that the host was a bystander of, with the
 	// number of such hosts.
 	Control []Bystander `json:"control,omitempty"`

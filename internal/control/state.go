@@ -61,6 +61,8 @@ type Host struct {
 	Quarantine *Quarantine `json:"quarantine,omitempty"`
 	// Crashes are the ids of its crashes that were folded in, newest last.
 	Crashes []string `json:"crashes,omitempty"`
+	// Kept is the live patch that it keeps of an earlier rollout, nil for none.
+	Kept *Kept `json:"kept,omitempty"`
 
 	at int32 // its place in the memo that saw it last, from 1; 0 for none
 }
@@ -185,12 +187,15 @@ func (s *State) apply(r Record) error {
 		s.applySuccession(c)
 	}
 	for _, o := range r.Owes {
-		s.host(o.Host).booted(o.Boot, o.Live, r.At)
+		h := s.host(o.Host)
+		h.booted(o.Boot, o.Live, r.At)
+		s.shed(h, o.Live, r.Edition)
 	}
 	for _, id := range r.Drops {
 		h := s.host(id)
 		h.Generation++
 		h.Live, h.Prev = "", ""
+		s.shed(h, false, r.Edition)
 	}
 	for _, p := range r.Payoffs {
 		if err := s.applyPayoff(p, r.At); err != nil {
@@ -198,7 +203,7 @@ func (s *State) apply(r Record) error {
 		}
 	}
 	for _, m := range r.Moves {
-		if err := s.applyMove(m, r.At); err != nil {
+		if err := s.applyMove(m, r.At, r.Edition); err != nil {
 			return err
 		}
 	}
@@ -268,20 +273,19 @@ func (s *State) applyCrash(c CrashEvent) error {
 		h.Excused = true
 		return nil
 	}
-	if c.Patched != "" {
-		applied := h.Applied
-		if applied.IsZero() || h.Rollout != c.Patched { // it went down while the patch went on
-			applied = c.At
+	for _, id := range []string{c.Patched, c.Also} {
+		if id == "" {
+			continue
 		}
-		err := s.with(c.Patched, func(r *rollout.Rollout) error {
-			return r.Observe(c.Crash, applied, s.bystanders(c, c.Patched))
+		err := s.with(id, func(r *rollout.Rollout) error {
+			return r.Observe(c.Crash, h.since(id, c.Crash), s.bystanders(c, id))
 		})
 		if err != nil {
 			return err
 		}
 	}
 	for _, b := range c.Control {
-		if b.Rollout == c.Patched {
+		if b.Rollout == c.Patched || b.Rollout == c.Also {
 			continue
 		}
 		err := s.with(b.Rollout, func(r *rollout.Rollout) error { return r.Observe(c.Crash, time.Time{}, b.Hosts) })
@@ -307,7 +311,7 @@ type cohort struct {
 	applied time.Time
 }
 
-func (s *State) applyMove(m Move, at time.Time) error {
+func (s *State) applyMove(m Move, at time.Time, edition int) error {
 	return s.with(m.Rollout, func(r *rollout.Rollout) error {
 		var order []cohort
 		counts := map[cohort]int{}
@@ -329,7 +333,9 @@ func (s *State) applyMove(m Move, at time.Time) error {
 			}
 		}
 		for n, h := range hosts {
+			s.keep(h, r)
 			h.move(r, m, at)
+			s.shed(h, h.Kept == nil || h.Kept.Rollout != r.ID, edition)
 			s.took(h, m, at)
 			if n < len(m.Boots) {
 				h.settle(m.Boots[n], at)

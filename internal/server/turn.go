@@ -186,7 +186,7 @@ func (o *owner) logRecord(r control.Record) {
 		o.log.Info("hosts move", "rollout", m.Rollout, "wave", m.Wave, "to", m.To, "hosts", len(m.Hosts), "reason", m.Reason)
 	}
 	for _, c := range r.Crashes {
-		o.log.Warn("host crashed", "host", c.Host, "kind", c.Kind, "rollout", c.Patched)
+		o.log.Warn("host crashed", "host", c.Host, "kind", c.Kind, "rollout", c.Patched, "also", c.Also)
 	}
 	for _, a := range r.Adopts {
 		o.log.Warn("host taken over as it is", "host", a.Host, "generation", a.Generation, "live", a.Live)

@@ -88,6 +88,9 @@ func (c *checker) before(rec control.Record) {
 		h := c.host(a.Host)
 		h.phase, h.rollout = rollout.Waiting, ""
 	}
+	for _, e := range rec.Crashes {
+		c.crashed(e)
+	}
 	for _, m := range rec.Moves {
 		for _, id := range m.Hosts {
 			c.moved(id, m, rec.At)
@@ -359,6 +362,7 @@ func (c *checker) replay(s *control.State, log [][]byte) *control.State {
 
 // end compares the state with its replay, from the beginning and from a snapshot.
 func (c *checker) end() {
+	c.exposure()
 	want := c.take(c.w.state)
 	if !bytes.Equal(want, c.take(c.replayed())) {
 		c.w.fail("the replay of %d records differs", len(c.w.log))

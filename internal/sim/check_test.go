@@ -9,6 +9,7 @@ import (
 	"afloat/internal/control"
 	"afloat/internal/converge"
 	"afloat/internal/fleet"
+	"afloat/internal/health"
 	"afloat/internal/policy"
 	"afloat/internal/rollout"
 	"afloat/internal/wire"
@@ -231,6 +232,12 @@ func TestCheckerSees(t *testing.T) {
 		}, func(f *forger) { f.admit("a-0") }, "the foreign live patch kpatch_x"},
 		{"outside the window", "windows: ['Sat 09:00-09:30']", policy.Rate{}, func(f *forger) { f.admit("a-0"); f.pass(time.Hour) },
 			func(f *forger) { f.admit("a-1") }, "outside the window"},
+		{"a crash under the patch as one without it", "", policy.Rate{}, func(f *forger) { f.applied("a-0") }, func(f *forger) {
+			crash := control.CrashEvent{Crash: health.Crash{Host: "a-0", ID: "x", Kind: wire.CrashOops, Live: digestOf(0)}, Control: []control.Bystander{{Rollout: "r1", Hosts: 9}}}
+			f.record(control.Record{Crashes: []control.CrashEvent{crash}})
+		}, "counts as one without the patch in rollout r1"},
+		{"exposure of nobody", "", policy.Rate{}, func(f *forger) { f.applied("a-0") },
+			func(f *forger) { f.w.state.Rollout("r1").Exposure.Add(2, f.w.at(f.w.now)); f.w.check.exposure() }, "2 hosts count as exposed in rollout r1, 0 have its patch"},
 		{"a generation that goes back", "", policy.Rate{}, func(f *forger) { f.w.check.told(f.host("a-0"), wire.Desired{Generation: 3}) },
 			func(f *forger) { f.w.check.told(f.host("a-0"), wire.Desired{Generation: 2}) }, "generation 2 after 3"},
 		{"a log that lost a record", "", policy.Rate{}, func(f *forger) { f.w.turn(); f.w.check.end() },
