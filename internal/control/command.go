@@ -155,7 +155,7 @@ func checkTarget(s *State, v *View, t policy.Target) error {
 	if !t.Disrupts() {
 		return checkSet(s, v, t.Name)
 	}
-	if b, bad := s.badName[t.String()]; bad {
+	if b, bad := s.reverted(t); bad {
 		return refuse(Start, AboutTarget, "%s was reverted by rollout %s: %s", t, b.Rollout, b.Reason)
 	}
 	for _, seen := range v.hosts {

@@ -142,7 +142,7 @@ func (s *State) choose(v *View, r *rollout.Rollout, id kernel.ID) *choice {
 
 // chooseAction is the order of a target that disrupts.
 func (s *State) chooseAction(t policy.Target, id kernel.ID) *choice {
-	if b, bad := s.badName[t.String()]; bad {
+	if b, bad := s.reverted(t); bad {
 		return &choice{block: blocked(KindBad, "another target", "%s was reverted by rollout %s: %s", t, b.Rollout, b.Reason)}
 	}
 	if t.Action == policy.Kernel && id.Named(t.Name) {

@@ -21,7 +21,7 @@ type State struct {
 	rollouts map[string]*rollout.Rollout
 	order    []string // of rollouts, oldest first
 	bad      map[bundle.Digest]Bad
-	badName  map[string]Bad // targets that are no bundle, by their name
+	badName  map[string]Bad // targets that are no bundle, by their name: see reverted
 	proofs   map[string]Proof
 	times    map[string]Took
 	expected int       // how often what is expected of a class changed; not durable
@@ -111,6 +111,13 @@ func (s *State) Seq() uint64 { return s.seq }
 
 // Rollout is one rollout, nil if there is none of that id. The caller must not change it.
 func (s *State) Rollout(id string) *rollout.Rollout { return s.rollouts[id] }
+
+// reverted says that a target that is no bundle was reverted. A restart never
+// was, whatever old records say: it is no version, and another day it may do.
+func (s *State) reverted(t policy.Target) (Bad, bool) {
+	b, bad := s.badName[t.String()]
+	return b, bad && t.Action != policy.Restart
+}
 
 // Rollouts are all rollouts, oldest first. The caller must not change them.
 func (s *State) Rollouts() []*rollout.Rollout {
@@ -249,11 +256,7 @@ func (s *State) release(w WaveEvent) {
 	if w.What != rollout.WaveCloses || len(s.order) == 1 {
 		return
 	}
-	for id, h := range s.hosts {
-		if h.Rollout == w.Rollout && h.Wave == w.Wave && h.Phase == rollout.Soaking {
-			s.touched = append(s.touched, touched{id, h})
-		}
-	}
+	s.freed(func(h *Host) bool { return h.Rollout == w.Rollout && h.Wave == w.Wave && h.Phase == rollout.Soaking })
 }
 
 func (s *State) with(id string, fn func(*rollout.Rollout) error) error {
@@ -425,13 +428,26 @@ func (s *State) applyChange(c Change, at time.Time) error {
 					s.bad[d] = Bad{Rollout: r.ID, Reason: c.Reason, At: at}
 				}
 			}
-			if r.Policy.Target.Disrupts() && r.Policy.Target.Name != "" {
+			if t := r.Policy.Target; t.Disrupts() && t.Name != "" && t.Action != policy.Restart { // a restart is no version
 				s.badName[r.Policy.Target.String()] = Bad{Rollout: r.ID, Reason: c.Reason, At: at}
 			}
 		}
 		s.markBoot(r, c, at)
+		if c.Phase == rollout.PhaseAborted || r.Phase == rollout.PhaseAborted {
+			s.freed(func(h *Host) bool { return h.Rollout == r.ID && h.Phase == rollout.Soaking })
+		}
 		return r.StepPhase(c.Change, at)
 	})
+}
+
+// freed tells the planners of hosts that were busy to others until now, or are
+// from now on.
+func (s *State) freed(which func(*Host) bool) {
+	for id, h := range s.hosts {
+		if which(h) {
+			s.touched = append(s.touched, touched{id, h})
+		}
+	}
 }
 
 func (s *State) applyPayoff(p Payoff, at time.Time) error {

@@ -32,6 +32,8 @@ func (t *turn) underway(r *rollout.Rollout, seen *Seen, h Host, phase rollout.Ho
 		return blocked(KindHold, "afloat rollout resume "+r.ID, "told to start, but rollout %s has no permit now: %s", r.ID, r.Hold+r.Reason)
 	case phase == rollout.Soaking:
 		return t.soaking(r, h)
+	case phase == rollout.Done && r.Phase == rollout.PhaseAborted:
+		return blocked(KindOver, "a new rollout", "it keeps what rollout %s brought, which is aborted: %s", r.ID, r.Reason)
 	case phase.Acting():
 		return blocked(KindNone, "when it reports", "%s%s", phase, said)
 	}

@@ -22,7 +22,7 @@ const (
 	Rebooting HostPhase = "rebooting" // down: booting, being replaced, its module or unit exchanged
 	Verifying HostPhase = "verifying" // back, being checked
 	Warming   HostPhase = "warming"   // in rotation, not at full strength yet
-	Done      HostPhase = "done"      // has the target, its wave is over
+	Done      HostPhase = "done"      // has the target, and its wave is over or the rollout aborted
 	Failed    HostPhase = "failed"    // could not apply, and was told to be what it was
 	Reverting HostPhase = "reverting" // told to be what it was before
 	Reverted  HostPhase = "reverted"  // is what it was before
@@ -51,7 +51,7 @@ var transitions = slices.Concat(
 	enter(Verifying, "host reports verifying: it has acted", Admitted, Draining, Rebooting),
 	enter(Warming, "host reports warming: in rotation again", Admitted, Draining, Rebooting, Verifying),
 	enter(Soaking, "host is what it should be, and in rotation", Admitted, Applying, Draining, Rebooting, Verifying, Warming),
-	enter(Done, "wave over", Soaking),
+	enter(Done, "wave over, or abort", Soaking),
 	enter(Failed, "host reports failed or refused, or never came back", Admitted, Applying, Draining, Rebooting, Verifying, Warming),
 	enter(Failed, "host lost the target", Soaking, Done),
 	enter(Failed, "host cannot go back to what it was", Reverting),

@@ -138,9 +138,9 @@ func (r *Rollout) Over(i int) bool {
 }
 
 // HostPhase is the phase of a host of wave i whose stored phase is p: hosts
-// become done together with their wave.
+// become done together with their wave, or when the rollout is aborted.
 func (r *Rollout) HostPhase(p HostPhase, i int) HostPhase {
-	if p == Soaking && r.Over(i) {
+	if p == Soaking && r.soaked(i) {
 		return Done
 	}
 	return p
@@ -153,6 +153,9 @@ func (r *Rollout) Shut(i int) bool {
 	return !w.Soaking.IsZero() && w.Closed.IsZero() && r.Policy.Waves[i].Select == nil &&
 		slices.ContainsFunc(r.Policy.Waves[i+1:], func(w policy.Wave) bool { return w.Select == nil })
 }
+
+// soaked says that hosts of wave i that have the target wait for nothing more.
+func (r *Rollout) soaked(i int) bool { return r.Over(i) || r.Phase == PhaseAborted }
 
 // Count is how many hosts are in the phase, over all waves.
 func (r *Rollout) Count(p HostPhase) int {
@@ -167,9 +170,9 @@ func (r *Rollout) Count(p HostPhase) int {
 func (r *Rollout) CountIn(i int, p HostPhase) int {
 	w := r.Waves[i]
 	switch {
-	case p == Done && r.Over(i):
+	case p == Done && r.soaked(i):
 		return w.Hosts[Soaking]
-	case p == Done, p == Soaking && r.Over(i):
+	case p == Done, p == Soaking && r.soaked(i):
 		return 0
 	}
 	return w.Hosts[p]

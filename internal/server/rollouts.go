@@ -92,7 +92,7 @@ func nextStep(s control.Subject) string {
 	case control.AboutTarget:
 		return "give a target that hosts can do: target: {live: NAME}"
 	case control.AboutRival:
-		return "follow it with afloat rollout watch ID; abort or revert it before another one starts"
+		return "follow it with afloat rollout watch ID; abort it before another one starts: hosts keep what they have and are free then"
 	case control.AboutHost:
 		return "afloat explain host NAME says what keeps a host from starting"
 	case control.AboutMissing:
