@@ -77,3 +77,36 @@ func TestBudgetsCountHostsThatAreDownAndNotSelected(t *testing.T) {
 		t.Error("2b is silent and does not count as out")
 	}
 }
+
+func TestAnEmergencyLeavesOneHalfOfEachPair(t *testing.T) {
+	for _, budget := range []string{"unavailable: 1", "unavailable: 50%", "unavailable: 2, order: role", "unavailable: quorum", "order: role"} {
+		l := newPairLab(t)
+		if budget == "unavailable: quorum" { // three can lose one
+			for _, x := range []string{"1c", "2c"} {
+				l.join(fleet.HostID(x), fleet.Labels{"pair": x[:1]}).report.Abilities = wire.Actions()
+			}
+			l.tick(0)
+		}
+		id := l.begin(toNewKernel + "urgency: emergency\nreason: KEV\nbudgets: [{name: ha, groupBy: pair, " + budget + "}]")
+		for range 40 {
+			l.tick(time.Minute)
+			if n := l.halves(); n > 1 {
+				t.Fatalf("%s: %d hosts of a group are out", budget, n)
+			}
+		}
+		l.wantPhase(id, "complete")
+		if budget == "unavailable: 50%" { // a share bounds work: the way back does not wait for it
+			continue
+		}
+		if _, err := l.do(Command{Verb: Revert, By: "op", Rollout: id}); err != nil {
+			t.Fatal(err)
+		}
+		for range 60 {
+			l.tick(time.Minute)
+			if n := l.halves(); n > 1 {
+				t.Fatalf("%s: %d hosts of a group are out on the way back", budget, n)
+			}
+		}
+		l.wantPhase(id, "reverted")
+	}
+}

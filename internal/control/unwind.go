@@ -113,7 +113,8 @@ func (t *turn) bringBack(r *rollout.Rollout) {
 
 // backwards is the policy of the way back: all hosts in one wave inside the
 // budgets of how many may be out. Windows and rest periods do not keep a host on
-// what was found to be bad, and an emergency waits for nothing.
+// what was found to be bad, and an emergency waits for nothing but the budgets
+// that guard data: both halves of a pair never go together.
 func backwards(p *policy.Policy) *policy.Policy {
 	out := *p
 	out.Waves = []policy.Wave{{Name: "back", Size: policy.Amount{Share: 1}}}
@@ -121,9 +122,11 @@ func backwards(p *policy.Policy) *policy.Policy {
 	out.Budgets = nil
 	if p.Urgency == policy.Emergency {
 		out.Down, out.Rate = policy.Amount{}, policy.Rate{}
-		return &out
 	}
 	for _, b := range p.Budgets {
+		if p.Urgency == policy.Emergency && !b.Guards() {
+			continue
+		}
 		b.Disruptions = policy.Rate{}
 		out.Budgets = append(out.Budgets, b)
 	}

@@ -47,7 +47,7 @@ func (s *sum) add(h Work, l float64) {
 
 // limit is how many hosts of the group may be out at once, 0 for no bound.
 func (s *sum) limit(b *policy.Budget) int {
-	if b.Unavailable.Zero() && b.Headroom == 0 {
+	if !b.Caps() {
 		return 0
 	}
 	g := group{total: int32(s.hosts), load: s.load}

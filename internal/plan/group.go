@@ -164,8 +164,11 @@ type Block struct {
 // limit is how many hosts of a group may be out.
 func (b *group) limit(spec *policy.Budget) int {
 	limit := math.MaxInt32
+	if spec.Order != "" {
+		limit = 1
+	}
 	if !spec.Unavailable.Zero() {
-		limit = spec.Unavailable.Of(int(b.total))
+		limit = min(limit, spec.Unavailable.Of(int(b.total)))
 	}
 	if spec.Headroom > 0 {
 		// The rest carries the whole load: load/(total-out) <= headroom.
@@ -198,7 +201,7 @@ func (p *Planner) shut(g int32, x *host) (kind, int64) {
 	if active := p.domains[gr.budget].active; spec.Domains > 0 && (active > spec.Domains || active == spec.Domains && gr.out == 0) {
 		return gateDomain, 0
 	}
-	if spec.Unavailable.Zero() && spec.Headroom == 0 {
+	if !spec.Caps() {
 		return none, 0
 	}
 	cold, until := 0, int64(0)
@@ -253,6 +256,10 @@ func (p *Planner) words(gr *group, spec *policy.Budget, k kind) string {
 		return fmt.Sprintf("with one more out, %d hosts would carry %.0f %% of their capacity, at most %.0f %% is allowed",
 			left, 100*gr.load/float64(left), 100*spec.Headroom)
 	}
+	most := spec.Unavailable.String()
+	if spec.Order != "" && spec.Unavailable != (policy.Amount{N: 1}) {
+		most = "1 at a time in order"
+	}
 	return fmt.Sprintf("%d of %d hosts are out (%d of them warming up), at most %s (%d) may be",
-		int(gr.out)+gr.warm.n, gr.total, gr.warm.n, spec.Unavailable, gr.limit(spec))
+		int(gr.out)+gr.warm.n, gr.total, gr.warm.n, most, gr.limit(spec))
 }

@@ -91,7 +91,7 @@ func Peaks(pol *policy.Policy, hosts []Work, f Forecast) (out []Peak) {
 		if !sums.groups[k].own { // nothing of the rollout happens there
 			continue
 		}
-		if spec.Unavailable.Zero() && spec.Headroom == 0 {
+		if !spec.Caps() {
 			continue
 		}
 		p := Peak{Budget: spec.Name, Group: k.value, Hosts: s.hosts, Limit: sums.groups[k].limit(spec)}

@@ -107,7 +107,7 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 		"budgets: [{name: a, groupBy: s, unavailable: 2}, {name: r, groupBy: r, domains: 1}]",
 		"budgets: [{name: a, select: s=s1, starts: 2 per 10m}, {name: q, groupBy: r, unavailable: quorum-0}]\nunavailable: 4",
 		"budgets: [{name: p, groupBy: pair, unavailable: 1, order: role}, {name: d, groupBy: s, disruptions: 3 per 1h}]\nrate: 3 per 5m",
-		"budgets: [{name: h, groupBy: s, headroom: 100%, load: load}]\nminInterval: 20m",
+		"budgets: [{name: h, groupBy: s, headroom: 100%, load: load}, {groupBy: pair, order: role, warm: 6m}]\nminInterval: 20m",
 		"waves: [{select: s=s0}, {size: 30%}, {size: 100%}]\nbudgets: [{name: a, groupBy: r, unavailable: 1}]",
 		"windows: ['Sun 01:00-02:15 Europe/Paris', 'Sun 02:45-04:00 Europe/Paris']\nbudgets: [{name: a, groupBy: s, unavailable: 1}]",
 		"windows: ['Sat-Sun 20:00-21:00 America/New_York']\nfreezes: ['2026-10-25T00:40..2026-10-25T01:10']\nminInterval: 5m",
@@ -252,6 +252,23 @@ func TestPassiveGoesFirst(t *testing.T) {
 	}
 }
 
+func TestAnOrderLetsOneOfAGroupGo(t *testing.T) {
+	for _, bound := range []string{"", ", unavailable: 100%", ", unavailable: 2", ", starts: 5 per 1h"} {
+		p := New(mustPolicy(t, "budgets: [{name: ha, groupBy: pair, order: role"+bound+"}]"))
+		for i := range int32(4) {
+			p.Set(i, Host{State: Fit, Labels: fleet.Labels{"pair": "fw", "role": "active"}})
+		}
+		now := time.Unix(1e9, 0)
+		if got := p.Next(0, now, 10); len(got) != 1 {
+			t.Errorf("%q: %v of a group go at once", bound, got)
+		}
+		const want = "budget ha (pair fw): 1 of 4 hosts are out (0 of them warming up), at most 1 at a time in order (1) may be"
+		if b := p.Blocked(3, now); b == nil || b.Text != want {
+			t.Errorf("%q: blocked by %+v, want %q", bound, b, want)
+		}
+	}
+}
+
 func TestMinimumInterval(t *testing.T) {
 	p := New(mustPolicy(t, "minInterval: 24h"))
 	p.Set(0, Host{State: Fit})
@@ -321,10 +338,10 @@ func names(prefix string, n int) []string {
 // A host that may be dead keeps its place in its wave, as those behind it would
 // go too early otherwise, and goes itself only when it is known to be alive.
 func TestUnsureKeepsItsPlace(t *testing.T) {
-	p := New(mustPolicy(t, "waves: [{size: 50%}, {size: 100%}]\nbudgets: [{name: p, groupBy: pair, unavailable: 3, order: role}]"))
+	p := New(mustPolicy(t, "waves: [{size: 50%}, {size: 100%}]\nbudgets: [{name: p, groupBy: pair, order: role}]"))
 	now := time.Unix(1e9, 0)
 	for i := range int32(4) {
-		p.Set(i, Host{Order: uint64(i), State: Unsure, Out: true, Labels: fleet.Labels{"pair": "p", "role": []string{"passive", "active"}[i/2]}})
+		p.Set(i, Host{Order: uint64(i), State: Unsure, Labels: fleet.Labels{"pair": "p", "role": []string{"passive", "active"}[i/2]}})
 	}
 	if got := p.Next(0, now, 10); len(got) != 0 || p.Room(0) != 2 || p.Goal(1) != 2 {
 		t.Fatalf("%v started, room for %d, then %d; want nobody, 2 and 2", got, p.Room(0), p.Goal(1))

@@ -25,7 +25,7 @@ func (p *Planner) Usage(now time.Time) []Usage {
 		if g.own == 0 { // it has nothing to wait for there
 			continue
 		}
-		if spec.Unavailable.Zero() && spec.Headroom == 0 {
+		if !spec.Caps() {
 			continue
 		}
 		cold := 0

@@ -28,9 +28,25 @@ type Budget struct {
 	// Load is the label whose value is a host's load as a share of its capacity
 	// (0.9 or 90%), used with Headroom.
 	Load string
-	// Together bounds pairs and like groups: at most one of a group may be out,
-	// and the label Order says who goes first ("passive" before "active").
+	// Order bounds pairs and like groups: at most one of a group may be out, and
+	// the label that it names says who goes first ("passive" before "active").
 	Order string
 	// Disruptions bounds how many starts a group may see in a time (SLO over time).
 	Disruptions Rate
+}
+
+// Caps says that the budget bounds how many hosts of a group may be out at once.
+func (b *Budget) Caps() bool { return !b.Unavailable.Zero() || b.Headroom > 0 || b.Order != "" }
+
+// parts says that the budget keeps the hosts of a group from going together:
+// what holds each other's data or stands in for each other does so in an
+// emergency too, so that its Unavailable never grows.
+func (b *Budget) parts() bool {
+	return b.GroupBy != "" || b.Order != "" || b.Domains > 0 || b.Unavailable.Quorum
+}
+
+// Guards says that no hurry may spend the budget, neither on the way nor on the
+// way back: a quorum, an order, domains, or one at a time of each group.
+func (b *Budget) Guards() bool {
+	return b.Unavailable.Quorum || b.Order != "" || b.Domains > 0 || b.GroupBy != "" && b.Unavailable == (Amount{N: 1})
 }

@@ -267,7 +267,8 @@ func (p *Policy) readControl(d *document) (err error) {
 	return nil
 }
 
-// hurry makes an emergency faster: soaks a quarter as long, budgets twice as wide.
+// hurry makes an emergency faster: soaks a quarter as long, budgets twice as
+// wide, but for how many hosts of a group may be out: twice one is a whole pair.
 func (p *Policy) hurry(d *document) error {
 	p.Reason = d.Reason.s
 	if p.Urgency != Emergency {
@@ -283,7 +284,9 @@ func (p *Policy) hurry(d *document) error {
 	p.Down = p.Down.double()
 	for i := range p.Budgets {
 		b := &p.Budgets[i]
-		b.Unavailable, b.Starts.N = b.Unavailable.double(), 2*b.Starts.N
+		if b.Starts.N *= 2; !b.parts() {
+			b.Unavailable = b.Unavailable.double()
+		}
 	}
 	p.Rate.N *= 2
 	return nil
@@ -401,8 +404,8 @@ func (r rawBudget) check(b Budget) error {
 		return r.Domains.errorf("budget %s: domains needs groupBy", b.Name)
 	case b.Headroom > 0 && b.Load == "":
 		return r.Headroom.errorf("budget %s: headroom needs load, the label with a host's load", b.Name)
-	case b.Unavailable.Zero() && r.Unavailable.s == "" && b.Domains == 0 && b.Starts.Zero() && b.Headroom == 0 && b.Disruptions.Zero():
-		return at.errorf("budget %s bounds nothing: want unavailable, domains, starts, headroom or disruptions", b.Name)
+	case b.Unavailable.Zero() && r.Unavailable.s == "" && b.Domains == 0 && b.Starts.Zero() && b.Headroom == 0 && b.Order == "" && b.Disruptions.Zero():
+		return at.errorf("budget %s bounds nothing: want unavailable, domains, starts, headroom, order or disruptions", b.Name)
 	}
 	return nil
 }

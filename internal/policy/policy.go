@@ -87,7 +87,7 @@ type Urgency string
 
 const (
 	Normal    Urgency = "normal"
-	Emergency Urgency = "emergency" // soaks a quarter as long, budgets twice as wide
+	Emergency Urgency = "emergency" // soaks a quarter as long, budgets twice as wide but for those of groups
 )
 
 // Amount is a number of hosts: absolute, a share, or what a quorum can lose.

@@ -121,7 +121,8 @@ func TestReread(t *testing.T) {
 func TestEmergencyAndControl(t *testing.T) {
 	const text = "name: x\ntarget: {live: y}\nurgency: emergency\nreason: under attack\n" +
 		"waves: [{size: 10%, soak: 1h}, {size: 100%, soak: 4h}]\ngate: {control: {size: 5%, by: 48h}}\n" +
-		"budgets: [{name: a, unavailable: 20%}, {name: q, groupBy: c, unavailable: quorum-1}]\nunavailable: 3\n"
+		"budgets: [{name: a, unavailable: 20%}, {name: q, groupBy: c, unavailable: quorum-1}," +
+		"{name: p, groupBy: pair, unavailable: 1, starts: 2 per 1h}, {name: s, groupBy: pair, unavailable: 50%}, {name: o, unavailable: 1, order: role}, {name: d, groupBy: rack, domains: 1, unavailable: 3}]\nunavailable: 3\n"
 	p, err := Parse([]byte(text))
 	if err != nil {
 		t.Fatal(err)
@@ -131,6 +132,11 @@ func TestEmergencyAndControl(t *testing.T) {
 	}
 	if p.Budgets[0].Unavailable.Share != 0.4 || p.Budgets[1].Unavailable != (Amount{Quorum: true, N: 1}) || p.Down.N != 6 {
 		t.Errorf("budgets are %+v, %v at most", p.Budgets, p.Down)
+	}
+	for i, want := range []Amount{{N: 1}, {Share: 0.5}, {N: 1}, {N: 3}} {
+		if b := p.Budgets[2+i]; b.Unavailable != want || b.Guards() == (b.Name == "s") || i == 0 && b.Starts.N != 4 {
+			t.Errorf("budget %s of a group is %+v, want %v out", b.Name, b, want)
+		}
 	}
 	if _, err := Parse([]byte(strings.Replace(text, "reason: under attack\n", "", 1))); err == nil || !strings.Contains(err.Error(), "needs a reason") {
 		t.Errorf("an emergency without a reason: %v", err)

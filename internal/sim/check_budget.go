@@ -121,7 +121,11 @@ func (c *checker) compare(b policy.Budget, groups map[string]*tally) {
 			continue
 		}
 		touched = true
-		if limit := b.Unavailable.Of(t.total); !b.Unavailable.Zero() && t.out+t.cold > limit {
+		limit := b.Unavailable.Of(t.total)
+		if b.Order != "" {
+			limit = 1
+		}
+		if (!b.Unavailable.Zero() || b.Order != "") && t.out+t.cold > limit {
 			c.w.fail("budget %s %s: %d of %d are out and %d cold, at most %d may be", b.Name, value, t.out, t.total, t.cold, limit)
 		}
 		if left := float64(t.total - t.out - t.cold); b.Headroom > 0 && t.load > left*b.Headroom+1e-6 {

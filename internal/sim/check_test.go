@@ -128,6 +128,8 @@ func TestCheckerSees(t *testing.T) {
 			func(f *forger) { f.admit("a-4") }, "2 domains are out, at most 1 may be"},
 		{"active before passive", "budgets: [{groupBy: rack, unavailable: 3, order: role}]", policy.Rate{}, func(f *forger) { f.applied("p-0"); f.admit("a-0") },
 			func(f *forger) { f.admit("a-4") }, "an active host goes before p-1"},
+		{"two of a group with an order", "budgets: [{groupBy: rack, unavailable: 3, order: role}]", policy.Rate{}, func(f *forger) { f.admit("p-0") },
+			func(f *forger) { f.admit("a-0") }, "2 of 5 are out and 0 cold, at most 1 may be"},
 		{"the rollout's own cap", "unavailable: 20%", policy.Rate{}, func(f *forger) { f.admit("a-0", "a-4") },
 			func(f *forger) { f.admit("a-1") }, "3 of 10 hosts are out, at most 2 may be"},
 		{"the rollout's own rate", "rate: 2 per 1m", policy.Rate{}, func(f *forger) { f.admit("a-0", "a-4"); f.pass(time.Minute) },

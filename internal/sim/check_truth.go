@@ -14,12 +14,13 @@ func (c *checker) truth() {
 		if !r.Policy.Disrupts() || !r.AnyActing() { // nobody goes out without an order
 			continue
 		}
+		hurries := r.Policy.Urgency == policy.Emergency && r.Phase == rollout.PhaseReverting // what only bounds the work does not count then
 		for _, b := range r.Policy.Budgets {
-			if !b.Unavailable.Zero() {
+			if (!b.Unavailable.Zero() || b.Order != "") && (!hurries || b.Guards()) {
 				c.trueBudget(r, b)
 			}
 		}
-		if !r.Policy.Down.Zero() {
+		if !r.Policy.Down.Zero() && !hurries {
 			c.trueBudget(r, policy.Budget{Name: "unavailable", Select: r.Policy.Select, Unavailable: r.Policy.Down})
 		}
 	}
@@ -39,7 +40,11 @@ func (c *checker) trueBudget(r *rollout.Rollout, b policy.Budget) {
 		}
 	}
 	for value, n := range out {
-		if limit := b.Unavailable.Of(total[value]); n > limit {
+		limit := b.Unavailable.Of(total[value])
+		if b.Order != "" {
+			limit = min(1, total[value])
+		}
+		if n > limit {
 			c.w.fail("budget %s %s: %d of %d hosts are out by order at %s, at most %d may be", b.Name, value, n, total[value], c.w.now, limit)
 		}
 	}

@@ -44,7 +44,7 @@ func schedule(seed uint64) Options {
 
 func (d dice) policy(target string) string {
 	var b strings.Builder
-	what := d.target(target)
+	what := d.target(target) + d.pick("", "", "", "urgency: emergency\nreason: KEV\n")
 	fmt.Fprintf(&b, "name: x\n%s%s", what, d.pick("", "", "select: tier=prod\n", "select: zone!=z1\n", "select: zone in (z0,z1)\n"))
 	soak := func() string { return d.pick("0", "2m", "20m") }
 	b.WriteString("waves:\n")
@@ -84,7 +84,7 @@ func (d dice) budgets() string {
 	for range []int{0, 1, 1, 2, 3}[d.IntN(5)] {
 		some = append(some, d.pick("groupBy: rack, unavailable: 1", "groupBy: service, unavailable: 30%, warm: 3m", "groupBy: rack, domains: 1", "groupBy: zone, domains: 2",
 			"select: zone=z0, starts: 2 per 5m", "groupBy: cluster, unavailable: quorum", "groupBy: cluster, unavailable: quorum-1", "groupBy: service, disruptions: 2 per 1h",
-			"groupBy: pair, unavailable: 1, order: role", "groupBy: cluster, headroom: 100%, load: load", "groupBy: zone, unavailable: 10%, warm: 10m"))
+			"groupBy: pair, unavailable: 1, order: role", "groupBy: pair, order: role", "groupBy: cluster, headroom: 100%, load: load", "groupBy: zone, unavailable: 10%, warm: 10m"))
 	}
 	if len(some) == 0 {
 		return ""
