@@ -7,6 +7,9 @@ func (p *Policy) careful(d *document) error {
 	if err := p.carefulWaves(d); err != nil {
 		return err
 	}
+	if err := p.carefulBounds(d); err != nil {
+		return err
+	}
 	selectors := []text{d.Select}
 	for _, w := range d.Waves.list {
 		selectors = append(selectors, w.Select)
@@ -24,6 +27,19 @@ func (p *Policy) careful(d *document) error {
 				return t.errorf("selector %q compares %s with nothing: give a value, %[2]s for hosts that have the label, !%[2]s for those that do not",
 					t.s, term.Key)
 			}
+		}
+	}
+	return nil
+}
+
+// carefulBounds refuses bounds that bound nothing.
+func (p *Policy) carefulBounds(d *document) error {
+	if a, err := d.Unavailable.amount(); d.Unavailable.s != "" && err == nil && a.Zero() { // Down may have its default by now
+		return d.Unavailable.errorf("unavailable %q would bound nothing: give a number or share of hosts, such as 1 or 5%%, or leave it out", d.Unavailable.s)
+	}
+	for i := range p.Budgets {
+		if b := &p.Budgets[i]; b.Warm > 0 && !b.Caps() {
+			return d.Budgets[i].Warm.errorf("budget %s: warm bounds nothing by itself: add unavailable or headroom, which count cold hosts as out", b.Name)
 		}
 	}
 	return nil

@@ -95,6 +95,10 @@ func TestParseRefuses(t *testing.T) {
 		{head + "waves: [3]\n", "policy: line 3, column 9: want fields (key: value), not a single value"},
 		{head + "gate: [3]\n", "policy: line 3, column 7: want fields (key: value), not a list ([...])"},
 		{head + "name: z\n", "policy: line 3, column 1: name is given twice"},
+		{head + "waves: [{size: 100%}]\nunavailable: 0\n", `policy: line 4, column 14: unavailable "0" would bound nothing: give a number or share of hosts, such as 1 or 5%, or leave it out`},
+		{"name: x\ntarget: {kernel: y}\nwaves: [{size: 100%}]\nunavailable: 0%\n", `policy: line 4, column 14: unavailable "0%" would bound nothing: give a number or share of hosts, such as 1 or 5%, or leave it out`},
+		{head + "waves: [{size: 100%}]\nbudgets: [{name: a, unavailable: 1, warm: 5m}, {name: b, domains: 1, groupBy: rack, warm: 5m}]\n",
+			"policy: line 4, column 91: budget b: warm bounds nothing by itself: add unavailable or headroom, which count cold hosts as out"},
 		{"name: x\ntarget: {live: y\n", "policy: line 2, column 9: cannot be read as YAML: could not find flow mapping end token '}'"},
 	} {
 		if _, err := Parse([]byte(tt.text)); err == nil || err.Error() != tt.want {
@@ -108,6 +112,7 @@ func TestReread(t *testing.T) {
 	const head = "name: x\ntarget: {live: y}\n"
 	for text, waves := range map[string]int{
 		head: 1, head + "waves: []\n": 1, head + "waves: [{name: a, size: 10%}, {name: a, size: 100%}]\n": 2, head + "select: 'a=='\n": 1, demo: 4,
+		head + "unavailable: 0\n": 1, head + "budgets: [{starts: 1 per 1h, warm: 5m}]\n": 1,
 	} {
 		if p, err := Reread([]byte(text)); err != nil || len(p.Waves) != waves {
 			t.Errorf("%q: got %+v, %v; want %d waves", text, p, err, waves)
