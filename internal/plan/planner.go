@@ -10,10 +10,7 @@
 package plan
 
 import (
-	"math"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"afloat/internal/fleet"
@@ -62,9 +59,8 @@ type host struct {
 	at     int32  // gate or queue that has it: see Planner.queue
 	rank   uint32 // in its queue
 	takes  int32  // seconds
-	load   float32
-	n      uint8 // groups, from groups on in Planner.members
-	wave   int16 // index of a selector wave, or rest
+	n      uint8  // groups, from groups on in Planner.members
+	wave   int16  // index of a selector wave, or rest
 	state  State
 	out    bool
 	later  bool // an order budget puts it behind others of its group
@@ -76,6 +72,7 @@ type Planner struct {
 	index   budgetIndex
 	hosts   []host
 	members []int32 // groups of all hosts, end to end
+	loads   loads
 	groups  []group
 	byKey   map[groupKey]int32
 	domains []domainCount // by budget
@@ -105,7 +102,7 @@ type groupKey struct {
 // New plans for a policy, with no hosts yet.
 func New(p *policy.Policy) *Planner {
 	n := len(p.Waves) + 1
-	return &Planner{policy: p, index: newBudgetIndex(p.Budgets), byKey: map[groupKey]int32{},
+	return &Planner{policy: p, index: newBudgetIndex(p.Budgets), byKey: map[groupKey]int32{}, loads: newLoads(p.Budgets),
 		domains: make([]domainCount, len(p.Budgets)), ready: make([]queue, n),
 		fit: make([]int, n), taken: make([]int, n), had: make([]int, n), matched: make([]int, n)}
 }
@@ -114,6 +111,7 @@ func New(p *policy.Policy) *Planner {
 func (p *Planner) Grow(n int) {
 	p.hosts = slices.Grow(p.hosts, n)
 	p.members = slices.Grow(p.members, n*len(p.policy.Budgets))
+	p.loads.grow(n)
 }
 
 // slot is the place of a wave in ready, fit and taken.
@@ -132,7 +130,7 @@ func (p *Planner) Set(i int32, h Host) {
 	if p.hosts[i].state.Selected() {
 		p.work(&p.hosts[i], -1)
 	}
-	p.count(&p.hosts[i], -1)
+	p.count(i, -1)
 	next := p.hosts[i].next
 	p.hosts[i] = host{at: none, next: next}
 	if h.State == Absent {
@@ -140,7 +138,7 @@ func (p *Planner) Set(i int32, h Host) {
 	}
 	x := &p.hosts[i]
 	x.order, x.takes, x.state, x.out, x.wave = h.Order, takes(h.Takes), h.State, h.Out, p.selectorWave(h.Labels)
-	p.join(x, h.Labels)
+	p.join(i, h.Labels)
 	if h.State == Other && x.n == 0 {
 		x.state = Absent
 		return
@@ -148,7 +146,7 @@ func (p *Planner) Set(i int32, h Host) {
 	if h.State.Selected() {
 		p.work(x, 1)
 	}
-	p.count(x, 1)
+	p.count(i, 1)
 	p.enqueue(i)
 }
 
@@ -159,9 +157,9 @@ func (p *Planner) Update(i int32, state State, out bool) {
 		return
 	}
 	was := x.state.Selected()
-	p.count(x, -1)
+	p.count(i, -1)
 	x.state, x.out = state, out
-	p.count(x, 1)
+	p.count(i, 1)
 	switch is := state.Selected(); {
 	case is && !was:
 		p.work(x, 1)
@@ -190,13 +188,14 @@ func (p *Planner) work(x *host, d int) {
 
 // count adds or takes away a host from every sum it is in, and opens the gates
 // that this gives room.
-func (p *Planner) count(x *host, d int) {
+func (p *Planner) count(i int32, d int) {
+	x := &p.hosts[i]
 	if x.state.Selected() {
 		p.countOwn(x, d)
 	}
 	if x.state != Absent {
 		for _, g := range p.groupsOf(x) {
-			p.countIn(g, x, d)
+			p.countIn(g, i, d)
 		}
 	}
 }
@@ -222,10 +221,10 @@ func (p *Planner) countOwn(x *host, d int) {
 
 func (p *Planner) groupsOf(x *host) []int32 { return p.members[x.groups : x.groups+uint32(x.n)] }
 
-func (p *Planner) countIn(g int32, x *host, d int) {
-	gr := &p.groups[g]
+func (p *Planner) countIn(g, i int32, d int) {
+	gr, x := &p.groups[g], &p.hosts[i]
 	gr.total += int32(d)
-	gr.load += float64(x.load) * float64(d)
+	gr.load += p.loads.of(gr.budget, i) * float64(d)
 	if x.out {
 		p.outIn(g, d)
 	}
@@ -248,7 +247,8 @@ func (p *Planner) outIn(g int32, d int) {
 }
 
 // join finds the host's groups, and what their budgets read from its labels.
-func (p *Planner) join(x *host, l fleet.Labels) {
+func (p *Planner) join(i int32, l fleet.Labels) {
+	x := &p.hosts[i]
 	x.groups = uint32(len(p.members))
 	p.index.each(l, func(b int32) {
 		budget := &p.policy.Budgets[b]
@@ -261,7 +261,7 @@ func (p *Planner) join(x *host, l fleet.Labels) {
 			value = v
 		}
 		if budget.Load != "" {
-			x.load = float32(load(l[budget.Load]))
+			p.loads.set(b, i, load(l[budget.Load]))
 		}
 		if budget.Order != "" && l[budget.Order] == "active" {
 			x.later = true
@@ -269,19 +269,6 @@ func (p *Planner) join(x *host, l fleet.Labels) {
 		p.members = append(p.members, p.group(groupKey{b, value}))
 		x.n++
 	})
-}
-
-// load reads a share such as 0.9 or 90%. A host of unknown load is full.
-func load(s string) float64 {
-	percent := strings.HasSuffix(s, "%")
-	v, err := strconv.ParseFloat(strings.TrimSuffix(s, "%"), 64)
-	if percent {
-		v /= 100
-	}
-	if err != nil || math.IsNaN(v) || v < 0 {
-		return 1
-	}
-	return v
 }
 
 func (p *Planner) selectorWave(l fleet.Labels) int16 {

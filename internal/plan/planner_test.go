@@ -111,7 +111,7 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 		"waves: [{select: s=s0}, {size: 30%}, {size: 100%}]\nbudgets: [{name: a, groupBy: r, unavailable: 1}]",
 		"windows: ['Sun 01:00-02:15 Europe/Paris', 'Sun 02:45-04:00 Europe/Paris']\nbudgets: [{name: a, groupBy: s, unavailable: 1}]",
 		"windows: ['Sat-Sun 20:00-21:00 America/New_York']\nfreezes: ['2026-10-25T00:40..2026-10-25T01:10']\nminInterval: 5m",
-		"budgets: [{groupBy: r, domains: 2}, {groupBy: s, headroom: 90%, load: load}, {groupBy: pair, unavailable: 1, order: role, warm: 4m}]\nunavailable: 30%",
+		"budgets: [{groupBy: r, domains: 2}, {groupBy: s, headroom: 90%, load: load}, {groupBy: r, headroom: 95%, load: net}, {groupBy: pair, unavailable: 1, order: role, warm: 4m}]\nunavailable: 30%",
 		"budgets: [{groupBy: s, disruptions: 4 per 2h, warm: 11m, unavailable: 40%}, {groupBy: r, starts: 1 per 3m}]\nrate: 5 per 7m\nminInterval: 13m",
 	}
 	rapid.Check(t, func(t *rapid.T) {
@@ -131,7 +131,7 @@ func TestIncrementalEqualsFromScratch(t *testing.T) {
 		for i := range rapid.IntRange(1, 30).Draw(t, "hosts") {
 			h := Host{Order: uint64(rapid.IntRange(0, 99).Draw(t, "order")), Takes: time.Duration(rapid.IntRange(0, 4).Draw(t, "takes")*5) * time.Minute, State: rapid.SampledFrom([]State{Unfit, Had, Unsure, Other, Fit, Fit, Fit}).Draw(t, "state"), Labels: fleet.Labels{
 				"s": fmt.Sprintf("s%d", rapid.IntRange(0, 2).Draw(t, "s")), "r": fmt.Sprintf("r%d", rapid.IntRange(0, 4).Draw(t, "r")),
-				"pair": fmt.Sprintf("p%d", i/2), "role": []string{"passive", "active"}[i%2], "load": fmt.Sprintf("0.%d", rapid.IntRange(1, 9).Draw(t, "load")),
+				"pair": fmt.Sprintf("p%d", i/2), "role": []string{"passive", "active"}[i%2], "load": fmt.Sprintf("0.%d", rapid.IntRange(1, 9).Draw(t, "load")), "net": fmt.Sprintf("0.%d", rapid.IntRange(1, 9).Draw(t, "net")),
 			}}
 			w.hosts = append(w.hosts, h)
 			p.Set(int32(i), h)
@@ -232,6 +232,23 @@ func TestHostsNotSelectedCountInBudgetsOnly(t *testing.T) {
 	}
 	if got := p.Next(0, now.Add(2*time.Hour), 10); !slices.Equal(got, []int32{0}) {
 		t.Errorf("%v start", got)
+	}
+}
+
+func TestEachHeadroomReadsItsOwnLoad(t *testing.T) {
+	p := New(mustPolicy(t, "budgets: [{name: cpu, groupBy: s, headroom: 95%, load: cpu}, {name: net, groupBy: s, headroom: 95%, load: net}, {name: wide, headroom: 100%, load: cpu}]"))
+	for i := range int32(4) {
+		p.Set(i, Host{State: Fit, Labels: fleet.Labels{"s": "web", "cpu": "90%", "net": "10%"}})
+	}
+	now := time.Unix(1e9, 0)
+	if b := p.Blocked(0, now); b == nil || b.Budget != "cpu" {
+		t.Errorf("blocked by %+v, want the load of the processors", b)
+	}
+	for i := range int32(4) {
+		p.Set(i, Host{State: Fit, Labels: fleet.Labels{"s": "web", "cpu": "30%", "net": "30%"}})
+	}
+	if got := p.Next(0, now, 10); len(got) != 2 {
+		t.Errorf("%v start, want two: the others carry 60 %% each", got)
 	}
 }
 
