@@ -27,6 +27,9 @@ func Explain(s *State, v *View, id fleet.HostID, now time.Time) Explanation {
 	seen := v.hosts[id]
 	if seen == nil {
 		e.Blocker = *blocked(KindUnselected, "when it is enrolled", "it is not enrolled")
+		if r := s.rollouts[s.Host(id).Rollout]; r != nil {
+			s.gone(&e, r)
+		}
 		return e
 	}
 	if by := s.Host(id).Gone; by != "" {
@@ -52,6 +55,15 @@ func Explain(s *State, v *View, id fleet.HostID, now time.Time) Explanation {
 	}
 	e.Blocker = *t.waits(r, p, i)
 	return e
+}
+
+// gone describes a host that is enrolled no more, and what its rollout made of it.
+func (s *State) gone(e *Explanation, r *rollout.Rollout) {
+	h := s.Host(e.Host)
+	e.Rollout, e.Phase, e.Since, e.Wave = r.ID, r.HostPhase(h.Phase, h.Wave), h.Since, r.Waves[h.Wave].Name
+	if e.Phase == rollout.Failed {
+		e.Reason += ", and failed: " + h.Reason
+	}
 }
 
 // concerns is the newest rollout that has the host or wants it.

@@ -36,8 +36,9 @@ type memo struct {
 	checked  mark      // when watch was last gone through
 	batches  map[string]*batch
 	// moved grows when something about a host changed.
-	moved uint64
-	pace  *plan.Pace
+	moved   uint64
+	pace    *plan.Pace
+	revoked []fleet.HostID // under way when the memo was made
 	// required are the rollouts of kernels that hosts must boot.
 	required []*rollout.Rollout
 }
@@ -114,7 +115,7 @@ func (v *View) follow(s *State, now time.Time) *memo {
 
 func (v *View) remember(s *State, set setup, now time.Time) *memo {
 	ids := v.Hosts()
-	m := &memo{state: s, view: v, setup: set, index: make(map[fleet.HostID]int32, len(ids)), planners: map[string]*planner{}, batches: map[string]*batch{}, pace: plan.NewPace(set.rate), expected: s.expected, required: s.requiring()}
+	m := &memo{state: s, view: v, setup: set, index: make(map[fleet.HostID]int32, len(ids)), planners: map[string]*planner{}, batches: map[string]*batch{}, pace: plan.NewPace(set.rate), expected: s.expected, required: s.requiring(), revoked: v.underwayRevoked(s)}
 	m.hosts = make([]memoHost, len(ids))
 	for i, id := range ids {
 		m.index[id] = int32(i)

@@ -108,6 +108,8 @@ type Move struct {
 	// Act is what they are told to do; none calls off what they were told before.
 	Act    *Act   `json:"act,omitempty"`
 	Reason string `json:"reason,omitempty"`
+	// Gone: the hosts are enrolled no more, which is not a failure of the target.
+	Gone bool `json:"gone,omitempty"`
 	// Booted is what the end of an ordered boot proved.
 	Booted *Booted        `json:"booted,omitempty"`
 	Hosts  []fleet.HostID `json:"hosts"`
@@ -117,7 +119,7 @@ type Move struct {
 
 // like says whether two moves differ in nothing but their hosts.
 func (m Move) like(o Move) bool {
-	return o.Rollout == m.Rollout && o.Wave == m.Wave && o.To == m.To && o.Live == m.Live && o.Reason == m.Reason && same(o.Act, m.Act) && same(o.Booted, m.Booted)
+	return o.Rollout == m.Rollout && o.Wave == m.Wave && o.To == m.To && o.Live == m.Live && o.Reason == m.Reason && o.Gone == m.Gone && same(o.Act, m.Act) && same(o.Booted, m.Booted)
 }
 
 // Orders says whether the move changes what the hosts are told.

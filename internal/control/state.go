@@ -182,6 +182,10 @@ func (s *State) apply(r Record) error {
 	}
 	for _, a := range r.Adopts {
 		h := s.host(a.Host)
+		if x := s.rollouts[h.Rollout]; x != nil {
+			c := s.cohort(x, h)
+			x.Leave(rollout.Move{Wave: h.Wave, From: c.from, N: 1, At: r.At, Applied: c.applied})
+		}
 		h.Generation, h.Live, h.Prev = a.Generation, a.Live, a.Live
 		h.Rollout, h.Phase, h.Reason = "", "", ""
 	}
@@ -327,7 +331,7 @@ func (s *State) applyMove(m Move, at time.Time, edition int) error {
 			}
 		}
 		for _, c := range order {
-			step := rollout.Move{Wave: m.Wave, From: c.from, To: m.To, N: counts[c], At: at, Applied: c.applied}
+			step := rollout.Move{Wave: m.Wave, From: c.from, To: m.To, N: counts[c], At: at, Applied: c.applied, Gone: m.Gone}
 			if m.To == rollout.Admitted && m.Act == nil {
 				step.Live = m.Live
 			}

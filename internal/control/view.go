@@ -16,6 +16,7 @@ import (
 // the catalog has. Hosts and store tell it again after a restart.
 type View struct {
 	hosts   map[fleet.HostID]*Seen
+	revoked map[fleet.HostID]bool
 	ids     []fleet.HostID // sorted, nil when it has to be made again
 	catalog map[bundle.Digest]Entry
 	changes int // of the catalog
@@ -91,7 +92,7 @@ type Entry struct {
 
 // NewView is a view of nothing.
 func NewView() *View {
-	return &View{hosts: map[fleet.HostID]*Seen{}, catalog: map[bundle.Digest]Entry{}}
+	return &View{hosts: map[fleet.HostID]*Seen{}, revoked: map[fleet.HostID]bool{}, catalog: map[bundle.Digest]Entry{}}
 }
 
 // Enrol adds a host or changes its name, labels and mode. labels is not copied.
@@ -100,6 +101,7 @@ func (v *View) Enrol(id fleet.HostID, name string, labels fleet.Labels, mode fle
 	if h == nil {
 		h = &Seen{ID: id}
 		v.hosts[id], v.ids = h, nil
+		delete(v.revoked, id)
 		v.roster++
 	}
 	h.relabelled = h.relabelled || !maps.Equal(h.Labels, labels)
@@ -109,9 +111,11 @@ func (v *View) Enrol(id fleet.HostID, name string, labels fleet.Labels, mode fle
 	h.Name, h.Labels, h.Mode, h.replaces = name, labels, mode, fleet.HostID(labels[LabelReplaces])
 }
 
-// Forget removes a host that was revoked.
+// Forget removes a host that was revoked. A caller that begins anew tells of
+// those that were revoked before, too: a rollout may still wait for one.
 func (v *View) Forget(id fleet.HostID) {
 	delete(v.hosts, id)
+	v.revoked[id] = true
 	v.ids = nil
 	v.roster++
 }

@@ -83,6 +83,8 @@ type Wave struct {
 	// Late is how many hosts failed on their way since the wave is over, or since
 	// a person let the rollout go on past that.
 	Late int `json:"late,omitempty"`
+	// Gone is how many of the failed are enrolled no more.
+	Gone int `json:"gone,omitempty"`
 }
 
 // New is a rollout that has just been started.
@@ -218,6 +220,8 @@ type Move struct {
 	Applied time.Time
 	// Live is the bundle of an admission.
 	Live bundle.Digest
+	// Gone: the hosts fail as they are enrolled no more.
+	Gone bool
 }
 
 // Step moves hosts.
@@ -258,9 +262,21 @@ func (r *Rollout) Step(m Move) error {
 	return nil
 }
 
-// lag counts the failures of hosts that come to a wave which is over.
+// Leave takes a host out of its wave that some other thing has now. A host that
+// is not there, or was reverted, leaves nothing to take out.
+func (r *Rollout) Leave(m Move) {
+	if m.To = Failed; m.From == Failed || r.Step(m) == nil {
+		m.From, m.To = Failed, Waiting
+		_ = r.Step(m) // illegal only where there is none
+	}
+}
+
+// lag counts the failures that are nobody's, and those of hosts that come to a
+// wave which is over.
 func (w *Wave) lag(m Move) {
 	switch {
+	case m.Gone:
+		w.Gone += m.N
 	case w.Closed.IsZero():
 	case m.To == Failed && m.From.Acting() && m.From != Reverting:
 		w.Late += m.N
@@ -361,7 +377,7 @@ func (r *Rollout) Facts(now time.Time) gate.Facts {
 func (r *Rollout) failures() (failed, allowed int) {
 	current, opened := r.Current()
 	if opened {
-		failed, allowed = r.CountIn(current, Failed), r.Policy.Waves[current].Failures.Of0(r.Taken(current))
+		failed, allowed = max(0, r.CountIn(current, Failed)-r.Waves[current].Gone), r.Policy.Waves[current].Failures.Of0(r.Taken(current))
 	}
 	for i := range r.Waves[:current] {
 		if may := r.Policy.Waves[i].Failures.Of0(r.Taken(i)); failed <= allowed && r.Waves[i].Late > may {
