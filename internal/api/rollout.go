@@ -55,6 +55,8 @@ type Rollout struct {
 	ETA string `json:"eta,omitempty"`
 	// Reboot is how soon one must follow by the word of the target's publisher.
 	Reboot string `json:"reboot,omitempty"`
+	// Unbound says which hosts its budgets do not bound, as they lack a label.
+	Unbound []string `json:"unbound,omitempty"`
 	// Debt says that the reboots it owes, or pays off, will not be in time, and
 	// what is in the way. Only in a RolloutDetail.
 	Debt string `json:"debt,omitempty"`

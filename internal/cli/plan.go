@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"iter"
 	"net/url"
 	"os"
 	"slices"
@@ -35,20 +36,24 @@ func newPlan() *cobra.Command {
 			return fmt.Errorf("%s: %w", args[0], err)
 		}
 		var hosts []api.Host
-		if err := dial(*socket).get(cmd.Context(), api.PathHosts, url.Values{"select": {p.Select.String()}}, &hosts); err != nil {
+		if err := dial(*socket).get(cmd.Context(), api.PathHosts, url.Values{"select": {concerned(p)}}, &hosts); err != nil {
 			return err
 		}
 		var took []api.Took
 		if err := dial(*socket).get(cmd.Context(), api.PathTook, nil, &took); err != nil {
 			return err
 		}
-		parts, rest := apart(hosts)
+		parts, rest := apart(p, hosts)
 		f := ahead(p, work(p, parts, *takes, took), time.Now())
+		unbound := plan.UnboundBy(p, labels(hosts))
 		if *asJSON {
-			return write(cmd.OutOrStdout(), "json", livePlan{foreseen: f, Rest: rest}, table{})
+			return write(cmd.OutOrStdout(), "json", livePlan{f, rest, unbound}, table{})
 		}
 		if err := printForecast(cmd.OutOrStdout(), p, f, false); err != nil {
 			return err
+		}
+		for _, u := range unbound {
+			fmt.Fprintln(cmd.OutOrStdout(), u)
 		}
 		for _, r := range rest {
 			fmt.Fprintf(cmd.OutOrStdout(), "not counted: %s: %s\n", r.Why, r.names())
@@ -73,7 +78,18 @@ func ahead(p *policy.Policy, hosts []plan.Work, from time.Time) foreseen {
 // livePlan is the forecast and who has no part in it.
 type livePlan struct {
 	foreseen
-	Rest []left `json:"not_counted,omitempty"`
+	Rest    []left         `json:"not_counted,omitempty"`
+	Unbound []plan.Unbound `json:"unbound,omitempty"`
+}
+
+func labels(hosts []api.Host) iter.Seq[fleet.Labels] {
+	return func(yield func(fleet.Labels) bool) {
+		for _, h := range hosts {
+			if !yield(h.Labels) {
+				return
+			}
+		}
+	}
 }
 
 // left are hosts that no rollout would take as they are now.
@@ -90,11 +106,24 @@ func (l left) names() string {
 	return fmt.Sprintf("%s and %d more", strings.Join(l.Hosts[:most], ", "), len(l.Hosts)-most)
 }
 
-// apart are the hosts that a rollout may take, and the others by the reason.
-func apart(hosts []api.Host) (parts []api.Host, rest []left) {
+// concerned selects the hosts that the forecast needs: budgets count hosts that
+// the policy does not select, too.
+func concerned(p *policy.Policy) string {
+	if len(p.Budgets) > 0 {
+		return ""
+	}
+	return p.Select.String()
+}
+
+// apart are the hosts that a rollout may take or that count in its budgets, and
+// the others by the reason.
+func apart(p *policy.Policy, hosts []api.Host) (parts []api.Host, rest []left) {
 	for _, h := range hosts {
 		why := ""
 		switch {
+		case !p.Select.Matches(h.Labels):
+			parts = append(parts, h)
+			continue
 		case h.Report == nil:
 			why = "never heard of"
 		case h.Report.Stopped:

@@ -209,6 +209,9 @@ func summary(r api.Rollout) []string {
 	if r.ETA != "" {
 		out = append(out, "  eta: "+r.ETA)
 	}
+	for _, u := range r.Unbound {
+		out = append(out, "  budgets: "+u)
+	}
 	if r.Reboot != "" {
 		out = append(out, "  reboot: "+r.Reboot+", by its publisher's word")
 	}

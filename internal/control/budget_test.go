@@ -1,6 +1,8 @@
 package control
 
 import (
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -108,5 +110,31 @@ func TestAnEmergencyLeavesOneHalfOfEachPair(t *testing.T) {
 			}
 		}
 		l.wantPhase(id, "reverted")
+	}
+}
+
+func TestBudgetsWithALabelThatNobodyHasAreRefused(t *testing.T) {
+	l := newPairLab(t)
+	_, err := l.do(Command{Verb: Start, By: "op", Policy: toNewKernel + "waves: [{size: 100%}]\nbudgets: [{name: racks, select: zone=a, groupBy: pare, domains: 1}]"})
+	const want = "cannot start rollout: no host that budget racks selects has the label pare: they have pair, role, zone"
+	if refused, ok := errors.AsType[*RefusedError](err); !ok || refused.Subject != AboutBudget || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+func TestStatusSaysWhomABudgetDoesNotBound(t *testing.T) {
+	l := newPairLab(t)
+	l.join("lone", fleet.Labels{"zone": "c"}).report.Abilities = wire.Actions()
+	l.tick(0)
+	id := l.begin(toNewKernel + onePerPair)
+	l.beat(time.Second)
+	st, _ := StatusOf(l.s, l.v, id, l.now)
+	if want := []string{"budget ha does not bound 1 of its 5 hosts: they have no label pair"}; !slices.Equal(st.Unbound, want) || l.s.Host("lone").Rollout != id {
+		t.Errorf("status says %q, want %q; the host in no pair is %+v", st.Unbound, want, l.s.Host("lone"))
+	}
+	l.v.Enrol("lone", "lone", fleet.Labels{"pair": "3"}, fleet.ModeAct)
+	l.beat(time.Second)
+	if st, _ := StatusOf(l.s, l.v, id, l.now); len(st.Unbound) != 0 {
+		t.Errorf("status says %q of a host that has got the label", st.Unbound)
 	}
 }

@@ -51,6 +51,7 @@ const (
 	AboutRival   Subject = "rival"   // another rollout has the same target
 	AboutHost    Subject = "host"    // it does not apply to that host
 	AboutMissing Subject = "missing" // the catalog has nothing of that name
+	AboutBudget  Subject = "budget"  // a budget bounds no host
 	AboutBundles Subject = "bundles" // no bundle of that name may be used
 )
 
@@ -141,6 +142,9 @@ func checkStart(s *State, v *View, c *Command) error {
 		}
 	}
 	if err := checkTarget(s, v, p.Target); err != nil {
+		return err
+	}
+	if err := checkBudgets(s, v, p); err != nil {
 		return err
 	}
 	c.Rollout, c.Reboot = fmt.Sprintf("r%d", len(s.order)+1), ""

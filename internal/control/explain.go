@@ -152,6 +152,8 @@ type Status struct {
 	// they will. StatusOf leaves it out: it takes a forecast.
 	Debt  string       `json:"debt,omitempty"`
 	Waves []WaveStatus `json:"waves"`
+	// Unbound says which hosts its budgets do not bound, as they lack a label.
+	Unbound []string `json:"unbound,omitempty"`
 }
 
 // WaveStatus is one wave with its progress.
@@ -177,7 +179,7 @@ func StatusOf(s *State, v *View, id string, now time.Time) (Status, bool) {
 	p := t.planner(r)
 	facts := t.facts(r)
 	st := Status{ID: r.ID, Name: r.Policy.Name, Target: r.Policy.Target.String(), By: r.By, Started: r.Started, Phase: r.Phase,
-		Reason: r.Reason, Hold: r.Hold, Gate: gate.Decide(r.Policy.Gate, facts), Selected: p.Selected(), Exposed: r.Exposure.Exposed, Crashed: facts.Crashed, Reboot: r.Reboot}
+		Reason: r.Reason, Hold: r.Hold, Gate: gate.Decide(r.Policy.Gate, facts), Selected: p.Selected(), Exposed: r.Exposure.Exposed, Crashed: facts.Crashed, Reboot: r.Reboot, Unbound: t.m.loose(p)}
 	for _, b := range p.blocks {
 		if st.Unfit == nil {
 			st.Unfit = map[Kind]int{}

@@ -206,6 +206,8 @@ type planner struct {
 	tasks   []*task
 	blocks  map[int32]*Blocker
 	choices map[kernel.ID]*choice
+	// unbound says which hosts the budgets do not bound, nil for not known.
+	unbound []string
 }
 
 // choice is what hosts of one kernel get, or why they get nothing.
@@ -342,6 +344,9 @@ func quiet(r *rollout.Rollout, seen *Seen, now time.Time) bool {
 func (m *memo) refit(i int32, now time.Time) {
 	for _, p := range m.planners {
 		state, out := m.place(p, i, now)
+		if m.hosts[i].seen.relabelled {
+			p.unbound = nil
+		}
 		if seen := m.hosts[i].seen; seen.relabelled || p.State(i) == plan.Absent {
 			h := m.entry(p, seen)
 			h.State, h.Out = state, out

@@ -91,6 +91,8 @@ func nextStep(s control.Subject) string {
 		return "afloat rollout status ID shows the rollout, with the reason of its phase"
 	case control.AboutTarget:
 		return "give a target that hosts can do: target: {live: NAME}"
+	case control.AboutBudget:
+		return "group by a label that hosts have; afloat hosts shows the labels of each"
 	case control.AboutRival:
 		return "follow it with afloat rollout watch ID; abort it before another one starts: hosts keep what they have and are free then"
 	case control.AboutHost:

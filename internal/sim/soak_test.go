@@ -114,7 +114,9 @@ func (d dice) fleet() Fleet {
 		f.Groups[len(f.Groups)-1].Observe = true
 	}
 	f.Groups = append(f.Groups, Group{Name: "odd", Hosts: d.IntN(3), Kernel: "6.1.0-55-cloud-amd64", Labels: prod.Labels})
-	if d.IntN(4) == 0 {
+	if d.IntN(4) != 0 { // one pair has lost a half
+		f.Groups = append(f.Groups, Group{Name: "half", Hosts: 1, Labels: map[string]string{"tier": "prod", "zone": "z0", "rack": "pair-r0", "pair": "p0", "role": "active", "cluster": "pairs"}})
+	} else {
 		for n, role := range []string{"active", "passive"} {
 			f.Groups = append(f.Groups, Group{Name: role, Hosts: 1 + d.IntN(4), Times: Times{Boot: []string{"3m", "10m"}[n]},
 				Labels: map[string]string{"tier": "prod", "zone": "z{n%3}", "rack": "pair-r{n/2}", "pair": "p{n}", "role": role, "cluster": "pairs"}})

@@ -71,7 +71,7 @@ func rolloutOf(st control.Status, now time.Time) api.Rollout {
 	r := api.Rollout{ID: st.ID, Name: st.Name, Target: st.Target, State: string(st.Phase), Reason: st.Reason, By: st.By,
 		Started: st.Started, Hosts: st.Selected, Phases: map[string]int{}, Waves: make([]api.Wave, len(st.Waves)),
 		Ended: st.Phase.Over() || st.Phase == rollout.PhaseComplete, Good: st.Phase == rollout.PhaseComplete,
-		Verdict: string(st.Gate.Level), Debt: st.Debt, Reboot: string(st.Reboot), ETA: st.ETA}
+		Verdict: string(st.Gate.Level), Debt: st.Debt, Reboot: string(st.Reboot), ETA: st.ETA, Unbound: st.Unbound}
 	if st.Hold != "" && st.Phase.Open() {
 		r.State, r.Reason = "held", st.Hold
 	}
