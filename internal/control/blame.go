@@ -20,7 +20,7 @@ func (t *turn) crash(seen *Seen, h Host, c health.Crash) {
 			e.Control = append(e.Control, Bystander{r.ID, t.without(r)})
 		}
 	}
-	if e.Patched != "" && c.Counts() {
+	if c.Counts() && (e.Patched != "" || len(e.Control) > 0) {
 		e.Outage, e.Domains = t.outage(t.s.rollouts[e.Patched], seen, c)
 	}
 	t.rec.Crashes = append(t.rec.Crashes, e)

@@ -2,8 +2,6 @@ package control
 
 import (
 	"slices"
-	"strings"
-	"time"
 
 	"afloat/internal/bundle"
 	"afloat/internal/health"
@@ -57,72 +55,6 @@ func (t *turn) foldCrashes(seen *Seen) {
 	for _, c := range health.Crashes(seen.Report, h.Crashes, seen.Labels, seen.Down, t.now) {
 		t.crash(seen, h, c)
 	}
-}
-
-// together is how close in time hosts of one domain must have gone for it to
-// be the domain's doing, late is from when on a host without a sign of life
-// counts as gone for that.
-const (
-	together = 5 * time.Minute
-	late     = 90 * time.Second
-)
-
-// outage names the failure domain of the host of which at least two hosts
-// without the patch, and half of those there are, went down with it: a rack
-// that loses power says nothing about a patch. If there is none it lists the
-// domains that may have had a part in the crash: not those that stood.
-func (t *turn) outage(patched *rollout.Rollout, seen *Seen, c health.Crash) (outage string, suspects []string) {
-	for _, domain := range c.Domains {
-		n := t.neighbourhood(domain, seen, c, patched)
-		if n.gone >= 2 && 2*n.gone >= n.without {
-			return domain, c.Domains
-		}
-		if !n.stood() {
-			suspects = append(suspects, domain)
-		}
-	}
-	return "", suspects
-}
-
-// neighbourhood is the other hosts of a failure domain when one of it crashed.
-type neighbourhood struct {
-	with, without int // the patch
-	gone, alive   int // of those without: at about the same time, or heard well after
-}
-
-// stood says that a domain had no part in a crash: two in three of its hosts
-// do not have the patch, and all of those were heard well after it. Had the
-// domain done it, it would have spared them all by chance.
-func (n neighbourhood) stood() bool {
-	const few, times = 3, 2
-	return n.alive == n.without && n.without >= few && n.without >= times*n.with
-}
-
-func (t *turn) neighbourhood(domain string, seen *Seen, c health.Crash, r *rollout.Rollout) (n neighbourhood) {
-	key, value, _ := strings.Cut(domain, "=")
-	for i := range t.m.hosts {
-		x := &t.m.hosts[i]
-		switch {
-		case x.seen == seen || x.seen.Labels[key] != value:
-		case x.host != nil && c.Live != "" && x.host.Live == c.Live || r.CrashedHost(x.seen.ID):
-			n.with++
-		case t.wentWith(x.seen, c.At):
-			n.without, n.gone = n.without+1, n.gone+1
-		case !x.unheard && x.seen.Heard.Sub(c.At) > late:
-			n.without, n.alive = n.without+1, n.alive+1
-		default:
-			n.without++
-		}
-	}
-	return n
-}
-
-// wentWith says that the host was lost at about the given time.
-func (t *turn) wentWith(seen *Seen, at time.Time) bool {
-	if !seen.Down.IsZero() && seen.Down.Sub(at).Abs() < together {
-		return true
-	}
-	return t.now.Sub(seen.Heard) > late && seen.Heard.Sub(at).Abs() < together
 }
 
 // without is how many selected hosts do not run the rollout's patch.

@@ -5,6 +5,7 @@ package health
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"afloat/internal/bundle"
@@ -58,15 +59,29 @@ func Crashes(r wire.Report, known []string, labels fleet.Labels, down, now time.
 	return out
 }
 
-// Domains are the labels by which a host shares its fate with others.
+// Domains are the labels by which a host shares its fate with others, from the
+// small domain to the big: rack=r12, zone=z1.
 func Domains(labels fleet.Labels) []string {
 	var out []string
-	for _, key := range []string{"rack", "power"} {
+	for _, key := range slices.Concat(small(), wide()) {
 		if v := labels[key]; v != "" {
 			out = append(out, key+"="+v)
 		}
 	}
 	return out
+}
+
+// small are the domains of hosts that stand side by side, wide those that span racks.
+func small() []string { return []string{"pdu", "rack", "switch", "power"} }
+
+func wide() []string {
+	return []string{"row", "room", "zone", "topology.kubernetes.io/zone", "datacenter", "dc", "region", "topology.kubernetes.io/region"}
+}
+
+// Wide says that a domain as Domains names it spans racks.
+func Wide(domain string) bool {
+	key, _, _ := strings.Cut(domain, "=")
+	return slices.Contains(wide(), key)
 }
 
 // Runs says whether the report shows the bundle loaded, enabled and its transition over.

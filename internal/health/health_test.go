@@ -2,6 +2,7 @@ package health
 
 import (
 	"math"
+	"slices"
 	"testing"
 	"time"
 
@@ -14,11 +15,11 @@ func TestCrashesAreCountedOnce(t *testing.T) {
 	r := wire.Report{Host: "h1", Crashes: []wire.Crash{
 		{ID: "a", Kind: wire.CrashOops, Live: "sha256:x", Signature: "s"}, {ID: "a", Kind: wire.CrashOops}, {ID: "b", Kind: wire.CrashWarning},
 	}}
-	got := Crashes(r, nil, fleet.Labels{"rack": "r1", "zone": "z"}, time.Time{}, now)
+	got := Crashes(r, nil, fleet.Labels{"zone": "z", "rack": "r1", "service": "s"}, time.Time{}, now)
 	if len(got) != 2 || got[0].Live != "sha256:x" || !got[0].Counts() || got[1].Counts() {
 		t.Errorf("got %+v", got)
 	}
-	if len(got[0].Domains) != 1 || got[0].Domains[0] != "rack=r1" {
+	if d := got[0].Domains; !slices.Equal(d, []string{"rack=r1", "zone=z"}) || Wide(d[0]) || !Wide(d[1]) {
 		t.Errorf("domains are %v", got[0].Domains)
 	}
 	if again := Crashes(r, []string{"a", "b"}, nil, time.Time{}, now); len(again) != 0 {

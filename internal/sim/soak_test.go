@@ -128,7 +128,7 @@ func (d dice) fleet() Fleet {
 func (d dice) fault(rollouts int) string {
 	at, which := d.IntN(90), 1+d.IntN(rollouts)
 	return d.pick("crash-on-apply:30%", "crash-on-apply:2%", "oops-on-apply:10%", "leak:1", "apply-fails:10%", "lost:20%", "late:50%+10m", "twice:30%", "skew:30%+2h",
-		fmt.Sprintf("cut:30%%@%dm+%dm", at, 1+d.IntN(30)), fmt.Sprintf("down:30%%@%dm+10m", at), fmt.Sprintf("down@%dm+10m?rack=prod-r0", at),
+		fmt.Sprintf("cut:30%%@%dm+%dm", at, 1+d.IntN(30)), fmt.Sprintf("down:30%%@%dm+10m", at), fmt.Sprintf("down@%dm+10m?rack=prod-r0", at), fmt.Sprintf("down@%dm+10m?zone=z1", at), fmt.Sprintf("cut@%dm+20m?zone=z1", at),
 		"never-returns:50%", "never-returns:5%", "breaks-next-boot:40%", "boots-old-kernel:20%", "stuck-drain:20%", "probe-fails:20%", fmt.Sprintf("server-crash@%dm+%dm", at, d.IntN(5)), fmt.Sprintf("server-crash@%dm+%dm", at, 5+d.IntN(30)),
 		fmt.Sprintf("owner-drains:20%%@%dm+%dm", at, 1+d.IntN(60)), fmt.Sprintf("abort:%d@%dm", which, at),
 		fmt.Sprintf("pause:%d@%dm+10m", which, at), fmt.Sprintf("blind:30%%@%dm+%dm", at, 1+d.IntN(30)), fmt.Sprintf("revert:%d@%dm", which, at), fmt.Sprintf("join:30%%@%dm", at))
