@@ -8,19 +8,6 @@ import (
 	"afloat/internal/rollout"
 )
 
-// fresh asks that a memo which has followed everything decides what a new one
-// does.
-func (l *lab) fresh() Record {
-	l.t.Helper()
-	cached := Decide(l.s, l.v, l.now)
-	l.v.memo = nil
-	again := Decide(l.s, l.v, l.now)
-	if len(cached.Moves) != len(again.Moves) || len(cached.Moves) > 0 && len(cached.Moves[0].Hosts) != len(again.Moves[0].Hosts) {
-		l.t.Errorf("a memo that followed decides %+v, a fresh one %+v", cached.Moves, again.Moves)
-	}
-	return again
-}
-
 // Hosts that soaked in a rollout when that was aborted keep what they have, and
 // are free for others at once.
 func TestAbortFreesThoseThatSoak(t *testing.T) {
@@ -41,7 +28,7 @@ func TestAbortFreesThoseThatSoak(t *testing.T) {
 	if e := Explain(l.s, l.v, soaks[0], l.now); e.Rollout != two || e.Kind == KindBusy {
 		t.Errorf("explained as %+v", e)
 	}
-	l.fresh()
+	l.decide()
 	for range 5 {
 		l.tick(10 * time.Minute)
 	}
@@ -86,7 +73,7 @@ func TestAbortKeepsThoseUnderWay(t *testing.T) {
 	}
 	for range 40 {
 		l.tick(time.Minute)
-		l.fresh()
+		l.decide()
 	}
 	l.wantPhase(two, rollout.PhaseComplete)
 	if n := l.s.Rollout(two).Count(rollout.Done); n != 6 || len(l.onKernel("6.1.192-2")) != 3 {

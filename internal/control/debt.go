@@ -315,10 +315,6 @@ func (s *State) markBoot(r *rollout.Rollout, c Change, at time.Time) {
 // live patches for its old one, nil for none.
 func (m *memo) requires(h *Seen) *rollout.Rollout {
 	for _, r := range m.required {
-		switch r.Phase {
-		case rollout.PhaseAborted, rollout.PhaseReverting, rollout.PhaseReverted:
-			continue
-		}
 		if r.Policy.Select.Matches(h.Labels) && !h.Report.Kernel.Named(r.Policy.Target.Name) {
 			return r
 		}
@@ -326,7 +322,17 @@ func (m *memo) requires(h *Seen) *rollout.Rollout {
 	return nil
 }
 
-// requiring are the rollouts of kernels that must be booted.
-func (s *State) requiring() []*rollout.Rollout {
-	return slices.DeleteFunc(s.Rollouts(), func(r *rollout.Rollout) bool { return r.Policy.Reboot != policy.RebootRequired })
+// requiring are the rollouts of kernels that must be booted, as long as they stand.
+func (s *State) requiring() (out []*rollout.Rollout) {
+	for _, id := range s.order {
+		r := s.rollouts[id]
+		switch r.Phase {
+		case rollout.PhaseAborted, rollout.PhaseReverting, rollout.PhaseReverted:
+			continue
+		}
+		if r.Policy.Reboot == policy.RebootRequired {
+			out = append(out, r)
+		}
+	}
+	return out
 }

@@ -161,6 +161,35 @@ func TestRequiredRebootComesBeforeLivePatches(t *testing.T) {
 	}
 }
 
+// A rollout that requires a boot and is aborted frees its hosts at once, though
+// they say nothing new.
+func TestAbortLiftsTheRequiredReboot(t *testing.T) {
+	l := newDebtLab(t)
+	for _, h := range l.ids {
+		l.hosts[h].report.Abilities = []wire.Action{wire.ActionLive}
+	}
+	l.hosts["h1"].report.Abilities = wire.Actions()
+	l.tick(0)
+	id := l.begin(toNewKernel + "reboot: required\nunavailable: 1")
+	l.start("good", "waves: [{size: 100%}]")
+	l.minutes(1)
+	if rec := l.decide(); len(rec.Moves) > 0 {
+		t.Fatalf("admitted before they have booted: %+v", rec.Moves)
+	}
+	if _, err := l.do(Command{Verb: Abort, By: "op", Rollout: id}); err != nil {
+		t.Fatal(err)
+	}
+	l.turn() // in which a memo that followed decides what a fresh one does
+	if e := Explain(l.s, l.v, "h5", l.now); e.Kind == KindDebt {
+		t.Errorf("explained as %+v", e)
+	}
+	l.tick(0)
+	l.minutes(5)
+	if got := l.running(digest('a')); len(got) < 11 {
+		t.Errorf("%v run the patch", got)
+	}
+}
+
 func TestTimesOfAClass(t *testing.T) {
 	l := newDebtLab(t)
 	l.begin(toNewKernel + "unavailable: 3")

@@ -46,6 +46,7 @@ type memo struct {
 // setup is what makes all planners stale when it changes.
 type setup struct {
 	catalog, roster, bad, badNames, rollouts int
+	requiring                                int // it only falls, but for another rollout
 	rate                                     policy.Rate
 }
 
@@ -78,7 +79,7 @@ type watch struct {
 
 // follow brings the memo up to date with state and view.
 func (v *View) follow(s *State, now time.Time) *memo {
-	set := setup{v.changes, v.roster, len(s.bad), len(s.badName), len(s.order), v.rate}
+	set := setup{v.changes, v.roster, len(s.bad), len(s.badName), len(s.order), len(s.requiring()), v.rate}
 	m := v.memo
 	if m == nil || m.state != s || m.seq > s.seq || m.given > s.seq || m.setup != set {
 		m = v.remember(s, set, now)
