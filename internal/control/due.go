@@ -1,11 +1,17 @@
 package control
 
-import "time"
+import (
+	"time"
+
+	"afloat/internal/gate"
+	"afloat/internal/rollout"
+)
 
 // Due is when something next follows by itself, now or later: a batch settles, a
 // soak is over, a budget frees, a host counts as silent, stuck or crashed, a
-// control arm has waited for long enough, a debt must be paid. It holds until
-// the next Decide, unless something is heard before; false if nothing does.
+// control arm has waited for long enough, a debt must be paid, or evidence, which
+// grows with time, is enough to let a rollout go on. It holds until the next
+// Decide, unless something is heard before; false if nothing does.
 func Due(s *State, v *View, now time.Time) (time.Time, bool) {
 	var next time.Time
 	sooner := func(t time.Time) {
@@ -38,6 +44,9 @@ func Due(s *State, v *View, now time.Time) (time.Time, bool) {
 		case !opened && i < len(r.Waves) && r.Policy.Waves[i].Control:
 			sooner(r.Started.Add(r.Policy.Gate.Control.By))
 		}
+		if learns(r) {
+			sooner(learned(r, now))
+		}
 	}
 	for id, w := range m.watch {
 		for _, host := range w.silent {
@@ -56,4 +65,46 @@ func Due(s *State, v *View, now time.Time) (time.Time, bool) {
 		}
 	}
 	return next, !next.IsZero()
+}
+
+// learns says that evidence alone may let the rollout go on: it is held for want
+// of it, or by it, or its control arm waits.
+func learns(r *rollout.Rollout) bool {
+	switch heldBy(r) {
+	case ruleInconclusive, gate.RuleEvidence, gate.RuleCap:
+		return r.Phase.Open()
+	case "":
+		i, opened := r.Current()
+		return r.Phase == rollout.PhaseRunning && !opened && i < len(r.Waves) && r.Policy.Waves[i].Control
+	}
+	return false
+}
+
+// learned is until when the gate says the same of a rollout of which nothing new
+// is heard, to the second; the zero time if it does for a year. As evidence only
+// grows, what has changed does not change back.
+func learned(r *rollout.Rollout, now time.Time) time.Time {
+	const year = 365 * 24 * time.Hour
+	said, from, to := says(r, now), now, now.Add(year)
+	if says(r, to) == said {
+		return time.Time{}
+	}
+	for to.Sub(from) > time.Second {
+		if at := from.Add(to.Sub(from) / 2); says(r, at) == said {
+			from = at
+		} else {
+			to = at
+		}
+	}
+	return from
+}
+
+// says is what the gate will find at the given time.
+func says(r *rollout.Rollout, at time.Time) (all string) {
+	facts := r.Facts(at)
+	facts.Terse = true
+	for _, f := range gate.Decide(r.Policy.Gate, facts).Findings {
+		all += string(f.Rule) + string(f.Level)
+	}
+	return all
 }
