@@ -25,11 +25,21 @@ type batch struct {
 	// due are hosts that stop counting by themselves then, in Unix nanoseconds:
 	// each is there, and some that count no longer, or until later.
 	due map[int64][]int32
+	// over is how many waves were when it was last gone through for that.
+	over int
 }
 
 // batch is that of a rollout, as of now.
 func (m *memo) batch(r *rollout.Rollout, now time.Time) *batch {
 	b := m.batchOf(r.ID)
+	if over, _ := r.Current(); over != b.over { // their hosts are done: one pass, once per wave
+		b.over = over
+		for i := range m.hosts {
+			if m.hosts[i].batch == b {
+				m.count(int32(i), now)
+			}
+		}
+	}
 	for at, hosts := range b.due {
 		if at > now.UnixNano() {
 			continue

@@ -1,10 +1,13 @@
 package control
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"afloat/internal/fleet"
+	"afloat/internal/rollout"
 	"afloat/internal/wire"
 )
 
@@ -84,6 +87,39 @@ func TestBatchesLimitHarm(t *testing.T) {
 	l.wantPhase(id, "reverted")
 	if n := l.s.Rollout(id).Exposure.Exposed; n != 20 {
 		t.Errorf("%d hosts had it, want the first batch of 20", n)
+	}
+	l.checkReplay()
+}
+
+// A host that gets the patch just before its wave is over is done with it, and
+// keeps nobody of the next wave waiting.
+func TestBatchEndsWithItsWave(t *testing.T) {
+	l := newLab(t, 20)
+	id := l.start("good", "waves: [{size: 10, soak: 10m, stragglers: 1}, {size: 100%, soak: 10m}]")
+	for l.s.Rollout(id).Count(rollout.Soaking) < 8 {
+		l.beat(5 * time.Second)
+	}
+	for _, g := range l.hosts {
+		g.asleep = true
+	}
+	for l.s.Rollout(id).ActingIn(0) < 2 {
+		l.beat(5 * time.Second)
+	}
+	late := slices.IndexFunc(l.ids, func(h fleet.HostID) bool { return l.s.Host(h).Phase == rollout.Admitted })
+	for i, h := range l.ids {
+		l.hosts[h].asleep = i == late
+	}
+	l.beat(time.Second)
+	soaked := l.s.Rollout(id).Waves[0].Soaking.Add(10 * time.Minute)
+	for l.now.Add(30 * time.Second).Before(soaked) {
+		l.beat(5 * time.Second)
+	}
+	l.hosts[l.ids[late]].asleep = false
+	for range 8 {
+		l.beat(5 * time.Second)
+	}
+	if r := l.s.Rollout(id); r.Waves[1].Opened.IsZero() || r.Taken(1) != 2 {
+		t.Errorf("the next wave has %d hosts (%+v), want its first fifth", r.Taken(1), r.Waves[1])
 	}
 	l.checkReplay()
 }

@@ -255,7 +255,8 @@ func (s *State) host(id fleet.HostID) *Host {
 }
 
 // release tells the other rollouts of the hosts of a wave that is over: until
-// then they were busy.
+// then they were busy. To its own they are taken before and after; its batch
+// looks for itself.
 func (s *State) release(w WaveEvent) {
 	if w.What != rollout.WaveCloses || len(s.order) == 1 {
 		return
