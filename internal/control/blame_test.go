@@ -114,6 +114,21 @@ func TestExposureFollowsThePatch(t *testing.T) {
 	l.checkReplay()
 }
 
+// A host that turns out to run something else keeps nothing of an earlier rollout.
+func TestAdoptedHostShedsWhatItLost(t *testing.T) {
+	l, one, _, hosts := restarted(t)
+	before := l.s.Rollout(one).Exposure.Running()
+	for n, live := range []bundle.Digest{digest('a'), digest('b')} {
+		rec := l.s.record(l.now)
+		rec.Adopts = []Adopt{{Host: hosts[n], Generation: 50, Live: live}}
+		l.commit(rec)
+		if got := l.s.Rollout(one).Exposure.Running(); got != before-n {
+			t.Errorf("adopted with %s: %d count, want %d", live.Short(), got, before-n)
+		}
+	}
+	l.checkReplay()
+}
+
 // Records from before hosts left the exposure of an earlier rollout are
 // applied as they were.
 func TestOldRecordsKeepTheirExposure(t *testing.T) {

@@ -188,6 +188,7 @@ func (s *State) apply(r Record) error {
 		}
 		h.Generation, h.Live, h.Prev = a.Generation, a.Live, a.Live
 		h.Rollout, h.Phase, h.Reason = "", "", ""
+		s.shed(h, true, r.Edition)
 	}
 	for _, c := range r.Crashes {
 		if err := s.applyCrash(c); err != nil {
