@@ -17,7 +17,7 @@ func (t *turn) crash(seen *Seen, h Host, c health.Crash) {
 	for _, r := range t.s.active() {
 		held := r.ID == e.Patched || r.ID == e.Also
 		if r.Policy.Select.Matches(seen.Labels) && (held || !slices.Contains(r.Bundles, c.Live)) {
-			e.Control = append(e.Control, Bystander{r.ID, t.without(r)})
+			e.Control = append(e.Control, t.bystander(r, seen, c, held))
 		}
 	}
 	if c.Counts() && (e.Patched != "" || len(e.Control) > 0) {

@@ -32,6 +32,7 @@ type turn struct {
 	now   time.Time
 	rec   Record
 	hosts int // in the record
+	arms  map[compared]counts
 }
 
 func newTurn(s *State, v *View, now time.Time) *turn {

@@ -57,11 +57,6 @@ func (t *turn) foldCrashes(seen *Seen) {
 	}
 }
 
-// without is how many selected hosts do not run the rollout's patch.
-func (t *turn) without(r *rollout.Rollout) int {
-	return max(0, t.planner(r).Selected()-r.Exposure.Running())
-}
-
 // sane bounds the generation that a host may make the server follow.
 const sane = 1 << 62
 

@@ -92,11 +92,17 @@ type CrashEvent struct {
 	Outage string `json:"outage,omitempty"`
 }
 
-// Bystander is a rollout and how many of its hosts did not run the patch when the crash came.
+// Bystander is a rollout and the hosts at risk when the crash came: Hosts do
+// not run the patch, Patched do, longer than the apply window. Both are of the
+// crashed host's class, or 0 if one of them is. Records from before that have
+// Hosts of the whole rollout alone, and mean all of Patched by its exposure.
 type Bystander struct {
 	Rollout string `json:"rollout"`
 	Hosts   int    `json:"hosts"`
+	Patched int    `json:"patched,omitempty"`
 }
+
+func (b Bystander) arms() rollout.Arms { return rollout.Arms{Patched: b.Patched, Control: b.Hosts} }
 
 // Move takes hosts of one rollout and wave to a phase.
 type Move struct {

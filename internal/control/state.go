@@ -297,7 +297,7 @@ func (s *State) applyCrash(c CrashEvent) error {
 		if b.Rollout == c.Patched || b.Rollout == c.Also {
 			continue
 		}
-		err := s.with(b.Rollout, func(r *rollout.Rollout) error { return r.Observe(c.Crash, time.Time{}, b.Hosts) })
+		err := s.with(b.Rollout, func(r *rollout.Rollout) error { return r.Observe(c.Crash, time.Time{}, b.arms()) })
 		if err != nil {
 			return err
 		}
@@ -305,13 +305,13 @@ func (s *State) applyCrash(c CrashEvent) error {
 	return nil
 }
 
-func (s *State) bystanders(c CrashEvent, id string) int {
+func (s *State) bystanders(c CrashEvent, id string) rollout.Arms {
 	for _, b := range c.Control {
 		if b.Rollout == id {
-			return b.Hosts
+			return b.arms()
 		}
 	}
-	return 0
+	return rollout.Arms{}
 }
 
 // cohort is hosts of one move that come from the same place: one step of the rollout.

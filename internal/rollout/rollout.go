@@ -297,15 +297,23 @@ func (r *Rollout) expose(m Move) {
 	}
 }
 
-// Observe counts the exposure up to at and one crash: on a host that has the
-// target since applied, or on a host without it (applied is zero).
-func (r *Rollout) Observe(c health.Crash, applied time.Time, control int) error {
+// Arms are the hosts at risk when one crashed, with the target and without. No
+// Patched means all that have it for longer than the apply window.
+type Arms struct{ Patched, Control int }
+
+// Observe counts one crash: on a host that has the target since applied, or on
+// a host without it (applied is zero).
+func (r *Rollout) Observe(c health.Crash, applied time.Time, at Arms) error {
 	onPatched := !applied.IsZero()
 	r.sign(c, onPatched)
 	if !c.Counts() || !r.Filter.Count(gate.Event{Host: c.Host, Domains: c.Domains, At: c.At}) {
 		return nil
 	}
-	e := gate.Crash{Host: c.Host, Kind: gate.CrashControl, Patched: float64(r.Exposure.Steady(c.At, gate.ApplyWindow)), Control: float64(control)}
+	patched := at.Patched
+	if patched == 0 {
+		patched = r.Exposure.Steady(c.At, gate.ApplyWindow)
+	}
+	e := gate.Crash{Host: c.Host, Kind: gate.CrashControl, Patched: float64(patched), Control: float64(at.Control)}
 	if onPatched {
 		e.Kind = gate.CrashSteady
 		if c.At.Sub(applied) <= gate.ApplyWindow {
