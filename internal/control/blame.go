@@ -20,7 +20,7 @@ func (t *turn) crash(seen *Seen, h Host, c health.Crash) {
 			e.Control = append(e.Control, t.bystander(r, seen, c, held))
 		}
 	}
-	if c.Counts() && (e.Patched != "" || len(e.Control) > 0) {
+	if c.Counts() && (e.Patched != "" || len(e.Control) > 0 && len(t.rec.Crashes) < lone) {
 		e.Outage, e.Domains = t.outage(t.s.rollouts[e.Patched], seen, c)
 	}
 	t.rec.Crashes = append(t.rec.Crashes, e)

@@ -16,6 +16,10 @@ import (
 const (
 	together = 5 * time.Minute
 	late     = 90 * time.Second
+	// lone is up to how many crashes of one record the domains of a host without
+	// the patch are looked at, which costs a look at the fleet: more at once are
+	// no coincidence, and each of their domains is suspect.
+	lone = 8
 )
 
 // outage names the failure domain of the host of which at least two hosts
