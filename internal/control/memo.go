@@ -469,17 +469,6 @@ func (m *memo) attend(w *watch, r *rollout.Rollout, i int32, silent bool, now ti
 	}
 }
 
-// patience is how long a host may be in one phase of an action.
-func patience(t policy.Timeouts, p rollout.HostPhase) time.Duration {
-	switch p {
-	case rollout.Draining:
-		return t.Drain
-	case rollout.Rebooting, rollout.Reverting:
-		return max(t.Boot, t.Stuck)
-	}
-	return t.Stuck
-}
-
 // recheck drops from the last scan what is no longer so.
 func (m *memo) recheck(now time.Time) {
 	if m.checked == (mark{m.moved, m.state.seq}) {

@@ -146,6 +146,17 @@ func (v *View) underwayRevoked(s *State) []fleet.HostID {
 	return out
 }
 
+// patience is how long a host may be in one phase of an action.
+func patience(t policy.Timeouts, p rollout.HostPhase) time.Duration {
+	switch p {
+	case rollout.Draining:
+		return t.Drain
+	case rollout.Rebooting, rollout.Reverting:
+		return max(t.Boot, t.Stuck)
+	}
+	return t.Stuck
+}
+
 func neverCame(r *rollout.Rollout, seen *Seen) string {
 	return fmt.Sprintf("it did not come back within %s, last heard at %s", policy.Span(r.Policy.Timeouts.Boot), seen.Heard.UTC().Format(time.RFC3339))
 }
