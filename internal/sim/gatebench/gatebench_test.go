@@ -137,6 +137,24 @@ func TestPromises(t *testing.T) {
 	}
 }
 
+// The gate holds by its cap too: a good patch on a fleet that crashes as often
+// as the interval allows is held more often than by evidence alone, and none is
+// reverted that was not held.
+func TestHoldsCountTheCap(t *testing.T) {
+	w := product(0.2)
+	w.truth = 3
+	outs := play(t, w, 100)
+	if held, reverted := stopped(outs, ruleHold), stopped(outs, ruleGate); held < 15 || reverted > 3 {
+		t.Errorf("%d of 100 good patches held and %d reverted, want many held", held, reverted)
+	}
+	w.patch = harm{onApply: 0.1}
+	for i, o := range play(t, w, 50) {
+		if hold, revert := o.stops[ruleHold], o.stops[ruleGate]; !hold.stopped || hold.hours > revert.hours {
+			t.Errorf("rollout %d reverted after %v hours and held after %v (%v)", i, revert.hours, hold.hours, hold.stopped)
+		}
+	}
+}
+
 func TestSmallFleetIsNeverGreen(t *testing.T) {
 	w := product(0.05)
 	w.hosts, w.stages = 2000, []int{10, 100, 500, 1000, 2000}

@@ -18,7 +18,7 @@ type rule int
 
 const (
 	ruleGate     rule = iota // afloat: what gate.Decide reverts, by evidence or cap; holds are released at once
-	ruleHold                 // afloat: evidence holds, E >= 20
+	ruleHold                 // afloat: what gate.Decide holds or reverts: where it stops admitting
 	ruleRevert               // evidence alone, with all of the false revert chance: E >= 100 on two hosts
 	ruleNaive                // more than 1 crash per 1000 hosts, from the first host on
 	ruleNaive1k              // the same from 1000 hosts on
@@ -259,7 +259,7 @@ func (r *rollout) appliedAt(rank int) float64 {
 }
 
 // decided is gate.Decide's level. It takes long and is asked only where it may
-// say revert.
+// say hold or revert.
 func (r *rollout) decided(now float64) gate.Level {
 	within := 0.0
 	for _, k := range r.cohorts {
@@ -298,11 +298,12 @@ func (r *rollout) observe(l gate.Look) error {
 // judge lets the rules that may look at any time stop the rollout.
 func (r *rollout) judge(now float64) {
 	e := r.ev.E()
-	r.stopIf(ruleHold, e >= r.levels.Hold, now)
 	r.stopIf(ruleRevert, e >= r.levels.Revert && len(r.ev.Hosts) >= r.levels.Hosts, now)
 	over := float64(len(r.capped)) > r.gate.Crashes.Cap.Excess*float64(r.admitted())
-	if over || e >= r.levels.Revert {
-		r.stopIf(ruleGate, !r.out.stops[ruleGate].stopped && r.decided(now) == gate.LevelRevert, now)
+	if (over || e >= r.levels.Hold) && !r.out.stops[ruleGate].stopped {
+		level := r.decided(now)
+		r.stopIf(ruleHold, level == gate.LevelHold || level == gate.LevelRevert, now)
+		r.stopIf(ruleGate, level == gate.LevelRevert, now)
 	}
 	tooMany := float64(r.patched)/float64(r.admitted()) > 1.0/1000
 	r.stopIf(ruleNaive, tooMany, now)
