@@ -138,3 +138,36 @@ func TestStatusSaysWhomABudgetDoesNotBound(t *testing.T) {
 		t.Errorf("status says %q of a host that has got the label", st.Unbound)
 	}
 }
+
+func TestHostsThatComeBackByThemselvesAreCold(t *testing.T) {
+	for name, out := range map[string]func(*guest, bool){
+		"out of rotation": func(g *guest, is bool) { g.report.Out = is },
+		"silent":          func(g *guest, is bool) { g.silent = is },
+		"booted":          func(g *guest, is bool) { g.report.Boot += "+" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newRebootLab(t, 6)
+			cold := []fleet.HostID{"h1", "h2"}
+			for _, h := range cold {
+				l.hosts[h].report.Mode, l.hosts[h].deed.sick = fleet.ModeObserve, true // it is not to start itself
+				out(l.hosts[h], true)
+			}
+			l.tick(10 * time.Minute)
+			id := l.begin(toNewKernel + "budgets: [{name: cache, unavailable: 2, warm: 30m}]")
+			for _, h := range cold {
+				out(l.hosts[h], false)
+			}
+			l.beat(time.Second)
+			l.join("new", fleet.Labels{}).report.Mode = fleet.ModeObserve
+			l.beat(time.Second)
+			const want = "budget cache: 2 of 7 hosts are out (2 of them warming up), at most 2 (2) may be; held by h1 (warming up), h2 (warming up)"
+			if e := Explain(l.s, l.v, "h4", l.now); l.s.Rollout(id).AnyActing() || !strings.HasPrefix(e.Reason, want) {
+				t.Errorf("h4 waits for %+v, want %q", e.Blocker, want)
+			}
+			l.tick(31 * time.Minute)
+			if !l.s.Rollout(id).AnyActing() {
+				t.Error("nobody starts when they are warm")
+			}
+		})
+	}
+}

@@ -332,7 +332,6 @@ func (t *turn) admitWave(r *rollout.Rollout, w int) {
 	p := t.planner(r)
 	for _, i := range p.Next(w, t.now, min(maxHosts-t.hosts, t.batchRoom(r, p, w))) {
 		t.m.given = t.rec.Seq
-		p.out[i] = true
 		t.move(t.m.hosts[i].seen, p.tasks[i].admission(r, w, t.m.hosts[i].host))
 	}
 }

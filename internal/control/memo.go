@@ -156,8 +156,7 @@ func (m *memo) start(i int32) {
 
 // saw takes over what the host said last.
 func (x *memoHost) saw() {
-	_, acting := way(x.seen.Report.Phase) // also one that failed and is not at full strength yet
-	x.heard, x.out, x.unheard = x.seen.heard(), x.seen.Report.Out || acting, x.seen.unheard
+	x.heard, x.out, x.unheard = x.seen.heard(), x.seen.outs(), x.seen.unheard
 	x.blind = x.seen.Report.Blind != ""
 }
 
@@ -203,7 +202,6 @@ type planner struct {
 	rollout *rollout.Rollout
 	back    bool // plans the way back
 	sample  map[fleet.HostID]bool
-	out     []bool
 	tasks   []*task
 	blocks  map[int32]*Blocker
 	choices map[kernel.ID]*choice
@@ -248,13 +246,12 @@ func (m *memo) fill(key string, p *planner, now time.Time) *planner {
 		p.sample[id] = true
 	}
 	p.blocks, p.choices = map[int32]*Blocker{}, map[kernel.ID]*choice{}
-	p.out, p.tasks = make([]bool, len(m.hosts)), make([]*task, len(m.hosts))
+	p.tasks = make([]*task, len(m.hosts))
 	for i := range m.hosts {
 		seen := m.hosts[i].seen
 		h := m.entry(p, seen)
 		h.State, h.Out = m.place(p, int32(i), now)
 		p.Set(int32(i), h)
-		p.out[i] = h.Out
 		m.recall(p, int32(i))
 	}
 	m.planners[key] = p
@@ -277,24 +274,6 @@ func (p *planner) labels(seen *Seen) fleet.Labels {
 	}
 	out[policy.SampleLabel] = "yes"
 	return out
-}
-
-// recall tells the planner of the starts that bounds over time still count.
-func (m *memo) recall(p *planner, i int32) {
-	h := m.hosts[i].host
-	if h == nil {
-		return
-	}
-	for _, a := range h.admissions() {
-		if a.Rollout == p.rollout.ID {
-			p.Started(a.At, i)
-		} else {
-			p.Disrupted(a.At, i)
-		}
-	}
-	if !h.Applied.IsZero() {
-		p.Returned(h.Applied, i)
-	}
 }
 
 // place is what host i is to a rollout.
@@ -355,10 +334,7 @@ func (m *memo) refit(i int32, now time.Time) {
 		} else {
 			p.Update(i, state, out)
 		}
-		if p.out[i] && !out {
-			p.Returned(now, i)
-		}
-		p.out[i] = out
+		m.warms(p, i)
 	}
 	m.hosts[i].seen.relabelled = false
 }

@@ -154,8 +154,8 @@ func (t *turn) holding(r *rollout.Rollout, b *plan.Block, x *memoHost) (why stri
 		return "out of rotation", time.Time{}
 	case x.away(quiet(r, x.seen, t.now)):
 		return "silent", time.Time{}
-	case x.host != nil && t.now.Sub(x.host.Applied) < spec.Warm:
-		return "warming up", x.host.Applied.Add(spec.Warm)
+	case t.now.Sub(x.back()) < spec.Warm:
+		return "warming up", x.back().Add(spec.Warm)
 	}
 	return "", time.Time{}
 }

@@ -104,7 +104,6 @@ func (t *turn) bringBack(r *rollout.Rollout) {
 	p := t.m.back(r, t.now)
 	for _, i := range p.Next(0, t.now, maxHosts-t.hosts) {
 		t.m.given = t.rec.Seq
-		p.out[i] = true
 		h := t.m.hosts[i].host
 		act := &Act{Action: h.Act.Action, Name: h.Act.Was, Was: h.Act.Name, Back: true}
 		t.move(t.m.hosts[i].seen, Move{Rollout: r.ID, Wave: h.Wave, To: rollout.Reverting, Live: t.restores(h), Act: act})

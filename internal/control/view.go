@@ -44,6 +44,9 @@ type Seen struct {
 	Down time.Time
 	// paused is its last sign of life before the latest pause.
 	paused time.Time
+	// back is when it was last heard to be back in service after it was out of
+	// it, whoever took it out, zero for never.
+	back time.Time
 	// unheard since it is listened for: it may be alive or not.
 	unheard bool
 	// relabelled since the planners were told.
@@ -62,6 +65,21 @@ func (h *Seen) heard() int64 {
 // pause is the silence after which a host may have booted: longer than a
 // request behind a report, shorter than any boot.
 const pause = 5 * time.Second
+
+// outs says that the host says itself that it is not in service.
+func (h *Seen) outs() bool {
+	_, acting := way(h.Report.Phase) // also one that failed and is not at full strength yet
+	return h.Report.Out || acting
+}
+
+// hears notes a sign of life. One that ends a silence is a return.
+func (v *View) hears(h *Seen, at time.Time) {
+	silent := v.memo != nil && h.at > 0 && v.memo.hosts[h.at-1].silent
+	if silent || !h.Heard.IsZero() && at.Sub(h.Heard) > policy.DefaultSilent {
+		h.back = at
+	}
+	h.hear(at)
+}
 
 // hear notes a sign of life.
 func (h *Seen) hear(at time.Time) {
@@ -123,12 +141,15 @@ func (v *View) Forget(id fleet.HostID) {
 // Report notes what an enrolled host says. The caller has put reports in order.
 func (v *View) Report(r wire.Report, at time.Time) {
 	if h := v.hosts[r.Host]; h != nil {
-		if h.Report.Boot != "" && h.Report.Boot != r.Boot {
+		was, boots := h.outs(), h.Report.Boot != "" && h.Report.Boot != r.Boot
+		if boots {
 			h.booted(r, at)
 		}
 		h.Report = r
 		v.dirty = append(v.dirty, h)
-		h.hear(at)
+		if v.hears(h, at); (was || boots) && !h.outs() {
+			h.back = at
+		}
 	}
 }
 
@@ -142,9 +163,21 @@ func (v *View) Heard(id fleet.HostID, at time.Time) {
 		if x == nil || x.silent || h.unheard || x.batch != nil || at.Sub(h.Heard) > time.Minute { // something may follow from it
 			v.dirty = append(v.dirty, h)
 		}
-		h.hear(at)
+		v.hears(h, at)
 		if x != nil {
 			x.heard = h.heard()
+		}
+	}
+}
+
+// Given notes a sign of life, and that those until a later time are taken as
+// given: they need not be told one by one, but Lost must tell when they end.
+func (v *View) Given(id fleet.HostID, at, until time.Time) {
+	v.Heard(id, at)
+	if h := v.hosts[id]; h != nil {
+		h.hear(until)
+		if h.at > 0 {
+			v.memo.hosts[h.at-1].heard = h.heard()
 		}
 	}
 }

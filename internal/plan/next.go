@@ -149,14 +149,38 @@ func (p *Planner) Disrupted(at time.Time, i int32) {
 }
 
 // Returned notes that the host came back into service at the given time, cold.
+// Its last return counts, and only while it is not out again. To tell of one
+// twice changes nothing.
 func (p *Planner) Returned(at time.Time, i int32) {
-	for _, g := range p.groupsOf(&p.hosts[i]) {
+	x := &p.hosts[i]
+	p.cool(x, max(x.back, at.UnixNano()))
+}
+
+// cool says that the host is cold since a time, 0 for not cold. One that is out
+// costs its budgets enough as it is.
+func (p *Planner) cool(x *host, since int64) {
+	if x.out || x.state == Absent {
+		since = 0
+	}
+	if x.back == since {
+		return
+	}
+	for _, g := range p.groupsOf(x) {
 		gr := &p.groups[g]
-		if warm := p.policy.Budgets[gr.budget].Warm; warm > 0 {
-			gr.warm.add(at, 1)
-			p.remind(g, at.Add(warm).UnixNano())
+		warm := p.policy.Budgets[gr.budget].Warm
+		if warm == 0 {
+			continue
+		}
+		if x.back > 0 {
+			gr.warm.remove(x.back)
+			p.wake(g)
+		}
+		if since > 0 {
+			gr.warm.add(time.Unix(0, since), 1)
+			p.remind(g, since+int64(warm))
 		}
 	}
+	x.back = since
 }
 
 // heads merges the queue of a wave with the gates that may have room.

@@ -55,6 +55,7 @@ const none = -1
 type host struct {
 	order  uint64
 	next   int64 // unix nanoseconds before which it may not start again
+	back   int64 // since when it is back in service, cold; 0 for a host that is not cold
 	groups uint32
 	at     int32  // gate or queue that has it: see Planner.queue
 	rank   uint32 // in its queue
@@ -131,7 +132,8 @@ func (p *Planner) Set(i int32, h Host) {
 		p.work(&p.hosts[i], -1)
 	}
 	p.count(i, -1)
-	next := p.hosts[i].next
+	next, back := p.hosts[i].next, p.hosts[i].back
+	p.cool(&p.hosts[i], 0)
 	p.hosts[i] = host{at: none, next: next}
 	if h.State == Absent {
 		return
@@ -147,6 +149,7 @@ func (p *Planner) Set(i int32, h Host) {
 		p.work(x, 1)
 	}
 	p.count(i, 1)
+	p.cool(x, back)
 	p.enqueue(i)
 }
 
@@ -160,6 +163,7 @@ func (p *Planner) Update(i int32, state State, out bool) {
 	p.count(i, -1)
 	x.state, x.out = state, out
 	p.count(i, 1)
+	p.cool(x, x.back)
 	switch is := state.Selected(); {
 	case is && !was:
 		p.work(x, 1)

@@ -51,7 +51,7 @@ func (w *told) planner(p *policy.Policy) *Planner {
 		fresh.Disrupted(s.at, s.host)
 		pace.Started(s.at)
 	}
-	for _, s := range w.returned {
+	for _, s := range w.returned { // each host's last one is enough
 		fresh.Returned(s.at, s.host)
 	}
 	return fresh

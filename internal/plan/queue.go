@@ -176,6 +176,18 @@ func (w *window) add(at time.Time, n int) {
 	w.events = append(w.events, event{t, n})
 }
 
+// remove takes back one event of a time, if it still counts.
+func (w *window) remove(at int64) {
+	i, ok := slices.BinarySearchFunc(w.events, at, func(e event, t int64) int { return cmp.Compare(e.at, t) })
+	if !ok {
+		return
+	}
+	w.n--
+	if w.events[i].n--; w.events[i].n == 0 {
+		w.events = slices.Delete(w.events, i, i+1)
+	}
+}
+
 // expire drops what is older than span, and says how many are left and when
 // the oldest of them goes.
 func (w *window) expire(now time.Time, span time.Duration) (n int, until int64) {

@@ -248,7 +248,7 @@ func (w *world) end(n int) {
 			h.mute = false
 			if !h.down && !h.gone {
 				h.given = true
-				w.view.Heard(h.id, w.at(forever))
+				w.view.Given(h.id, w.at(w.now), w.at(forever))
 				w.shard(i).ask(h, w.now)
 			}
 		}

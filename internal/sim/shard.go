@@ -114,7 +114,7 @@ func (w *world) hear(s *shard, m said) {
 	s.spare = append(s.spare, m.report)
 	if !h.given && !h.down && !h.gone {
 		h.given = true
-		w.view.Heard(h.id, w.at(forever))
+		w.view.Given(h.id, w.at(m.at), w.at(forever))
 	}
 }
 
