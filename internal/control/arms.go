@@ -86,16 +86,26 @@ func (t *turn) compared(p *planner, c peers, at time.Time) counts {
 	if ok {
 		return n
 	}
-	for i := range t.m.hosts {
-		if seen := t.m.hosts[i].seen; seen.Labels["hardware"] == c.hardware && p.peers(seen) == c {
-			n[t.arm(p, int32(i), at)]++
-		}
+	for _, i := range t.m.alike(p, c) {
+		n[t.arm(p, i, at)]++
 	}
 	if t.arms == nil {
 		t.arms = map[compared]counts{}
 	}
 	t.arms[key] = n
 	return n
+}
+
+// alike are the hosts that are each other's peers, found out once as members are.
+func (m *memo) alike(p *planner, c peers) []int32 {
+	if p.alike == nil {
+		p.alike = map[peers][]int32{}
+		for i := range m.hosts {
+			its := p.peers(m.hosts[i].seen)
+			p.alike[its] = append(p.alike[its], int32(i))
+		}
+	}
+	return p.alike[c]
 }
 
 func (t *turn) arm(p *planner, i int32, at time.Time) arm {

@@ -35,6 +35,7 @@ type memo struct {
 	stale    bool      // a host came back that was silent
 	checked  mark      // when watch was last gone through
 	batches  map[string]*batch
+	labelled map[string]map[string][]int32 // see members
 	// moved grows when something about a host changed.
 	moved   uint64
 	pace    *plan.Pace
@@ -207,6 +208,7 @@ type planner struct {
 	choices map[kernel.ID]*choice
 	// unbound says which hosts the budgets do not bound, nil for not known.
 	unbound []string
+	alike   map[peers][]int32 // see alike
 }
 
 // choice is what hosts of one kernel get, or why they get nothing.
@@ -325,7 +327,7 @@ func (m *memo) refit(i int32, now time.Time) {
 	for _, p := range m.planners {
 		state, out := m.place(p, i, now)
 		if m.hosts[i].seen.relabelled {
-			p.unbound = nil
+			p.unbound, p.alike = nil, nil
 		}
 		if seen := m.hosts[i].seen; seen.relabelled || p.State(i) == plan.Absent {
 			h := m.entry(p, seen)
@@ -335,6 +337,9 @@ func (m *memo) refit(i int32, now time.Time) {
 			p.Update(i, state, out)
 		}
 		m.warms(p, i)
+	}
+	if m.hosts[i].seen.relabelled {
+		m.labelled = nil
 	}
 	m.hosts[i].seen.relabelled = false
 }

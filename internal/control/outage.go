@@ -66,35 +66,41 @@ func (n neighbourhood) mostlyStood() bool {
 	return all >= few && float64(n.well) >= share*float64(all)
 }
 
-// neighbourhoods are those of each of the crash's domains, by one look at the fleet.
+// neighbourhoods are those of each of the crash's domains.
 func (t *turn) neighbourhoods(seen *Seen, c health.Crash, r *rollout.Rollout) []neighbourhood {
 	out := make([]neighbourhood, len(c.Domains))
-	keys, values := make([]string, len(out)), make([]string, len(out))
 	for d, domain := range c.Domains {
-		keys[d], values[d], _ = strings.Cut(domain, "=")
-	}
-	for i := range t.m.hosts {
-		x := &t.m.hosts[i]
-		if x.seen == seen {
-			continue
-		}
-		var one *neighbourhood
-		for d := range out {
-			if x.seen.Labels[keys[d]] != values[d] {
-				continue
+		for _, i := range t.m.members(domain) {
+			if x := &t.m.hosts[i]; x.seen != seen {
+				out[d].add(t.neighbour(x, c, r))
 			}
-			if one == nil {
-				one = t.neighbour(x, c, r)
-			}
-			out[d].add(one)
 		}
 	}
 	return out
 }
 
+// members are the hosts of a failure domain. Whose label has which value is
+// found out once, and again when a host gets other labels.
+func (m *memo) members(domain string) []int32 {
+	key, value, _ := strings.Cut(domain, "=")
+	by := m.labelled[key]
+	if by == nil {
+		by = map[string][]int32{}
+		for i := range m.hosts {
+			if v, ok := m.hosts[i].seen.Labels[key]; ok {
+				by[v] = append(by[v], int32(i))
+			}
+		}
+		if m.labelled == nil {
+			m.labelled = map[string]map[string][]int32{}
+		}
+		m.labelled[key] = by
+	}
+	return by[value]
+}
+
 // neighbour is what one other host is to a neighbourhood.
-func (t *turn) neighbour(x *memoHost, c health.Crash, r *rollout.Rollout) *neighbourhood {
-	n := &neighbourhood{}
+func (t *turn) neighbour(x *memoHost, c health.Crash, r *rollout.Rollout) (n neighbourhood) {
 	gone := t.wentWith(x.seen, c.At)
 	if well := !gone && !x.unheard && x.seen.Heard.Sub(c.At) > late; well {
 		n.well = 1
@@ -115,7 +121,7 @@ func (h *Host) alike(r *rollout.Rollout, live bundle.Digest) bool {
 	return h != nil && (live != "" && h.Live == live || h.Rollout == r.ID && r.HostPhase(h.Phase, h.Wave).Acted())
 }
 
-func (n *neighbourhood) add(o *neighbourhood) {
+func (n *neighbourhood) add(o neighbourhood) {
 	n.with, n.without, n.gone, n.alive, n.well = n.with+o.with, n.without+o.without, n.gone+o.gone, n.alive+o.alive, n.well+o.well
 }
 

@@ -2,6 +2,8 @@ package control
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -81,4 +83,31 @@ func TestOopsesOfARegionCountEach(t *testing.T) {
 		t.Errorf("%d crashes counted in %d racks, want 3 each", len(r.Crashed), len(racks))
 	}
 	l.checkReplay()
+}
+
+// Who is in a domain and who is compared with whom is kept between crashes, and
+// follows the labels.
+func TestMembersFollowTheLabels(t *testing.T) {
+	l := newLab(t, 12)
+	l.start("good", "waves: [{size: 100%, soak: 2h}]")
+	l.tick(time.Minute)
+	l.tick(30 * time.Minute)
+	p := l.v.memo.planners["r1"]
+	at := l.v.Host("h1").at - 1
+	old := p.peers(l.v.Host("h1"))
+	if !slices.Contains(l.v.memo.members("rack=r0"), at) || !slices.Contains(l.v.memo.alike(p, old), at) {
+		t.Fatalf("h1 is not among those of rack r0 or of its class %+v", old)
+	}
+	labels := maps.Clone(l.v.Host("h1").Labels)
+	labels["rack"], labels["hardware"] = "r9", "new"
+	l.v.Enrol("h1", "h1", labels, l.v.Host("h1").Mode)
+	l.tick(0)
+	m := l.v.memo
+	p = m.planners["r1"]
+	if slices.Contains(m.members("rack=r0"), at) || !slices.Contains(m.members("rack=r9"), at) {
+		t.Errorf("rack r0 has %v, r9 %v", m.members("rack=r0"), m.members("rack=r9"))
+	}
+	if now := p.peers(l.v.Host("h1")); now == old || slices.Contains(m.alike(p, old), at) || !slices.Contains(m.alike(p, now), at) {
+		t.Errorf("h1 is still among %v", m.alike(p, old))
+	}
 }
