@@ -122,7 +122,7 @@ func (v *View) remember(s *State, set setup, now time.Time) *memo {
 	for i, id := range ids {
 		m.index[id] = int32(i)
 		seen := v.hosts[id]
-		seen.at = int32(i) + 1
+		seen.at, seen.relabelled = int32(i)+1, false // the planners are yet to be told
 		m.hosts[i] = memoHost{seen: seen, unread: true}
 		m.hosts[i].saw()
 		m.decided(int32(i), s.hosts[id])
