@@ -139,12 +139,6 @@ type Local struct {
 	Cleared bool `json:"cleared,omitempty"`
 }
 
-// Evidence is a crash and when it was found.
-type Evidence struct {
-	Crash wire.Crash `json:"crash"`
-	Time  time.Time  `json:"time"`
-}
-
 // Journal is what a host's records add up to. Fold makes it; its zero value is
 // the journal of a host that was just enrolled.
 type Journal struct {
@@ -459,33 +453,9 @@ func foldReached(j Journal, r Record) (Journal, error) {
 	return j, nil
 }
 
-func (j Journal) withCrash(r Record) Journal {
-	if r.Crash == nil || j.Knows(r.Crash.ID) {
-		return j
-	}
-	j.Crashes = tail(append(slices.Clone(j.Crashes), Evidence{*r.Crash, r.Time}), maxCrashes)
-	return j
-}
-
-// Knows says whether crash evidence of that id is journalled.
-func (j Journal) Knows(id string) bool {
-	return slices.ContainsFunc(j.Crashes, func(e Evidence) bool { return e.Crash.ID == id })
-}
-
 // own is the index of the module among ours, or -1.
 func (j Journal) own(module string) int {
 	return slices.IndexFunc(j.Own, func(o Own) bool { return o.Module == module })
-}
-
-// Recent returns the crash evidence found since the given time, oldest first.
-func (j Journal) Recent(since time.Time) []wire.Crash {
-	var out []wire.Crash
-	for _, e := range j.Crashes {
-		if !e.Time.Before(since) {
-			out = append(out, e.Crash)
-		}
-	}
-	return out
 }
 
 func without(list []Past, d bundle.Digest) []Past {
