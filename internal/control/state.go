@@ -181,14 +181,7 @@ func (s *State) apply(r Record) error {
 		}
 	}
 	for _, a := range r.Adopts {
-		h := s.host(a.Host)
-		if x := s.rollouts[h.Rollout]; x != nil {
-			c := s.cohort(x, h)
-			x.Leave(rollout.Move{Wave: h.Wave, From: c.from, N: 1, At: r.At, Applied: c.applied})
-		}
-		h.Generation, h.Live, h.Prev = a.Generation, a.Live, a.Live
-		h.Rollout, h.Phase, h.Reason = "", "", ""
-		s.shed(h, true, r.Edition)
+		s.applyAdopt(a, r)
 	}
 	for _, c := range r.Crashes {
 		if err := s.applyCrash(c); err != nil {
@@ -231,6 +224,18 @@ func (s *State) apply(r Record) error {
 		}
 	}
 	return nil
+}
+
+// applyAdopt takes a host for what it says it is: out of whatever rollout had it.
+func (s *State) applyAdopt(a Adopt, r Record) {
+	h := s.host(a.Host)
+	if x := s.rollouts[h.Rollout]; x != nil {
+		c := s.cohort(x, h)
+		x.Leave(rollout.Move{Wave: h.Wave, From: c.from, N: 1, At: r.At, Applied: c.applied})
+	}
+	h.Generation, h.Live, h.Prev = a.Generation, a.Live, a.Live
+	h.Rollout, h.Phase, h.Reason = "", "", ""
+	s.shed(h, true, r.Edition)
 }
 
 // active are the rollouts of which something may still follow, oldest first.

@@ -219,7 +219,7 @@ func (h *host) acted(s *shard, now time.Duration) {
 
 // goDown ends the boot for a time, or for good.
 func (h *host) goDown(s *shard, now, takes time.Duration) {
-	aim := s.w.blame().target
+	aim := s.w.blame().read.Target
 	broken := s.w.blamed != "" && h.runs(s.w.blamed) || h.m != nil && aim.Action == policy.Kernel && h.m.next == aim.Name
 	h.down, h.patches, h.modules, h.permit, h.offered = true, nil, nil, nil, nil
 	if h.m != nil {
@@ -251,15 +251,15 @@ func (h *host) onTarget(o *ordered) bool {
 	if h.down || h.gone || h.away {
 		return false
 	}
-	switch o.target.Action {
+	switch o.read.Target.Action {
 	case policy.Live:
 		return h.runs(o.digest)
 	case policy.Kernel:
-		return h.kernel.Named(o.target.Name) || o.target.Name == "" && h.j.Did != ""
+		return h.kernel.Named(o.read.Target.Name) || o.read.Target.Name == "" && h.j.Did != ""
 	case policy.Replace:
-		return h.m != nil && h.m.image == o.target.Name
+		return h.m != nil && h.m.image == o.read.Target.Name
 	}
-	return h.m != nil && h.m.last == o.target.Name
+	return h.m != nil && h.m.last == o.read.Target.Name
 }
 
 // has says that the host runs the bundle, or is on the target that is to blame

@@ -278,7 +278,7 @@ var waits = []wire.Phase{wire.PhaseWaiting, wire.PhaseApplying, wire.PhaseDraini
 // reached is the moment a host is what the blamed policy is about, if that is
 // no live patch: what it does begins here.
 func (s *shard) reached(h *host, now time.Duration) {
-	if o := s.w.blame(); o.target.Action != policy.Live && h.onTarget(o) {
+	if o := s.w.blame(); o.read.Target.Action != policy.Live && h.onTarget(o) {
 		s.applied++
 		s.took(h, "", now)
 	}

@@ -25,7 +25,6 @@ type Start struct {
 type ordered struct {
 	Start
 	read   *policy.Policy
-	target policy.Target
 	digest bundle.Digest // of its live patch, "" if it is about something else
 	id     string        // once started
 }
@@ -46,7 +45,7 @@ func (o Options) orders() ([]ordered, error) {
 		if err != nil {
 			return nil, err
 		}
-		x := ordered{Start: s, target: p.Target, read: p}
+		x := ordered{Start: s, read: p}
 		if p.Target.Action == policy.Live {
 			x.digest = digestOf(n)
 		}
@@ -71,7 +70,7 @@ func (w *world) stock() {
 			if o.digest == "" {
 				continue
 			}
-			m := bundle.Manifest{Kind: bundle.KindLive, Name: o.target.Name, Module: "sim_target", Replace: true, Kernel: w.built()}
+			m := bundle.Manifest{Kind: bundle.KindLive, Name: o.read.Target.Name, Module: "sim_target", Replace: true, Kernel: w.built()}
 			if n > 0 {
 				m.Module = fmt.Sprintf("sim_target_%d", n+1)
 			}
